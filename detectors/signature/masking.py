@@ -1,0 +1,61 @@
+"""The sample of a text that may go into evidence: who signed and how it begins, without anything personal.
+
+Digits, links, addresses and personal names are hidden, what a screen could trip over is dropped. It is not an
+anonymisation of the text: it is short on purpose.
+"""
+
+import re
+import unicodedata
+
+from detectors.signature.extract import Form, extract
+
+_WINDOW = 160
+_BODY = 24
+_HIDDEN = "*"
+
+_LINK = re.compile(
+    r"(?:https?://|www\.)[!-~]{0,160}|[0-9a-z_+.-]{1,64}@[0-9a-z.-]{1,64}|[0-9a-z-]{1,63}(?:\.[0-9a-z-]{1,63}){1,4}(?:/[!-~]{0,160})?",
+    re.IGNORECASE,
+)
+_SPELLED = re.compile(r"[零〇一二三四五六七八九十百千万两幺壹贰叁肆伍陆柒捌玖拾]{3,}")
+_PERSON = re.compile(
+    r"(?<=尊敬的)[^【】\s，,：:！!]{1,8}?(?=先生|女士|小姐|老师|同学)|[^【】\s，,：:！!的]{1,3}(?=先生|女士|小姐)"
+)
+_LONG_NUMBER = re.compile(r"\d{6,}")
+
+
+def masked(text: str) -> str:
+    """The bracketed name and about 24 characters, at most 92; safe to show, digits hidden in the name as well."""
+    shown = _hide(text[:_WINDOW])
+    sample = shown[: shown.find("】", 0, 40) + 1 + _BODY]
+    if len(sample) < len(shown) or len(text) > _WINDOW:
+        sample += "…"
+    name, form = extract(text)
+    if name is None or form in (Form.HEAD, Form.CONFLICT):
+        return sample
+    at = text.rfind(name)
+    signed = _hide(text[at - 1 : at + len(name) + 1])
+    return sample if signed in sample else sample + signed
+
+
+def shown(name: str) -> str:
+    """A name that is safe to show: nothing invisible, and no number longer than a hot line's."""
+    return _LONG_NUMBER.sub(_stars, "".join(map(_visible, name)))
+
+
+def _hide(text: str) -> str:
+    visible = "".join(map(_visible, text))
+    for pattern in (_LINK, _SPELLED, _PERSON):
+        visible = pattern.sub(_stars, visible)
+    return "".join(_HIDDEN if unicodedata.category(c)[0] == "N" else c for c in visible)
+
+
+def _stars(found: re.Match[str]) -> str:
+    return _HIDDEN * min(3, len(found[0]))
+
+
+def _visible(character: str) -> str:
+    """Spaces for line breaks; nothing for controls, bidi marks, zero-width and private characters."""
+    if character.isspace():
+        return " "
+    return "" if unicodedata.category(character)[0] in "CM" else character

@@ -1,0 +1,348 @@
+"""Rules `volume-flash` and `volume-ramp`: does a port send far more than it usually does at this time of the week?
+
+Every closed pane is tested against the baseline: one comparison per port, scale and pane, the exact tail only for the
+few that pass it. Ticks of 5 min feed the ramps and the learning. Not here: silence, caps, announced campaigns,
+surges of a whole class.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from detectors.batch import Floats, Ints
+from detectors.contract import PANE_MS, Finding, Pane, Severity
+from detectors.groups import OVERFLOW, Groups
+from detectors.registry import Registry
+from detectors.volume.baseline import (
+    DAY_TICKS,
+    F32,
+    I32,
+    SCALES,
+    TICK,
+    TICK_MS,
+    TICK_PANES,
+    WINSOR_SIGMAS,
+    Baseline,
+    Baselines,
+    baseline,
+    class_of,
+    port_history,
+    put,
+    select,
+    widened,
+)
+from detectors.volume.negative_binomial import likelihood_ratio, surprise
+from detectors.volume.wording import Exceedance, flash, ramp, rows_by_port
+
+_PREFILTER_SIGMAS = 4.0
+"""A negative binomial with phi up to 10 has less than 1e-8 only beyond 5 sigma (test_volume.py holds it to that)."""
+_ACCEPTED = np.float32(1e-3)
+"""What is left of the weight of the old level when a new one is accepted."""
+
+
+@dataclass(slots=True, eq=False)
+class VolumeState:
+    """Counts, thresholds and hot ports of one partition; shapes end in [p], indexed by port code."""
+
+    baseline: Baseline
+    known: int = 1  # port codes met so far, the overflow included
+    settled: int = 1  # of them, those that were known when the tick began
+    next_ms: int = 0  # start of the pane to come; 0 = none yet
+    unbroken_ms: int = 0  # counts are without a gap since then
+    registry_version: str | None = None
+    seeds: Baselines | None = None
+    seed_of: dict[str, int] = field(default_factory=dict)  # seeded ports not met yet -> their column
+    ring: I32 = field(default_factory=lambda: np.zeros((TICK_PANES, 1024), np.int32))  # last 30 panes
+    sums: I32 = field(default_factory=lambda: np.zeros((len(SCALES), 1024), np.int32))  # of the last 1, 6, 30 panes
+    highest: I32 = field(default_factory=lambda: np.zeros((len(SCALES), 1024), np.int32))  # of `sums` in this tick
+    strayed: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # residual sums of this tick
+    enter: F32 = field(default_factory=lambda: np.full((len(SCALES), 1024), np.inf, np.float32))
+    cap: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # winsorising at the finer scales
+    flash_since_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))  # 0 = not hot
+    flash_last_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
+    ramp_since_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))  # 0 = not hot
+    cusum: F32 = field(default_factory=lambda: np.zeros(1024, np.float32))
+    tripled: npt.NDArray[np.int16] = field(default_factory=lambda: np.zeros(1024, np.int16))  # ticks in a row above x3
+
+    def reserve(self, ports: int) -> None:
+        """Make room, by doubling."""
+        if ports <= self.ring.shape[1]:
+            return
+        capacity = max(ports, 2 * self.ring.shape[1])
+        for name in (
+            "ring",
+            "sums",
+            "highest",
+            "strayed",
+            "cap",
+            "flash_since_ms",
+            "flash_last_ms",
+            "ramp_since_ms",
+            "cusum",
+        ):
+            setattr(self, name, widened(getattr(self, name), capacity))
+        self.tripled = widened(self.tripled, capacity)
+        self.enter = widened(self.enter, capacity)
+        self.baseline.reserve(capacity)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeDetector:
+    """Settings. Budgets and factors are choices; where a measurement stands behind one it is named."""
+
+    name: str = "volume"
+    chance_per_pane: float = 3e-8
+    """Of a false flash on a port, all scales together: 60,480 panes a week make 0.002 per port-week (the budget)."""
+    least_excess: int = 20
+    """Messages over the expectation, at any scale: nobody pages for 3 against 0.1 (detection.md 3)."""
+    least_factor: float = 2.0
+    """A flash is at least that many times the expectation, however regular the port."""
+    usual_peaks: float = 1.5
+    """A flash exceeds the port's usual daily peak of excess by this factor: what it does daily is no news."""
+    critical_factor: float = 5.0
+    critical_excess: int = 200
+    """Critical from this factor on, when that is also so many messages beyond the expectation at the same scale."""
+    remain: float = 0.5
+    """A flash goes on while the excess is above this part of what opens one."""
+    cool_ms: int = 300_000
+    """A flash that was below that for so long is over; within it, it goes on."""
+    ramp_factor: float = 3.0
+    """The alternative of the CUSUM, and the factor of the contract: above it for an hour a ramp pages."""
+    ramp_height: float = 20.0
+    """0.031 per port-week, and recall .96/.90/.55 of ramps to x4 in 2 h (detection.md 3, NB-CUSUM h = 20)."""
+    ramp_remain: float = 1.8
+    """Told as long as the last 5 min are above it: about where the CUSUM has no drift, (f - 1) / log f of a Poisson."""
+    ramp_page_ms: int = 3_600_000
+    largest_lesson: float = 3.0
+    """An excess counts towards the usual peak as at most so many times what opens a flash."""
+    accept_ms: int = 86_400_000
+    """A port that is hot for so long has a new usual: its level is learnt anew."""
+
+    def start(self) -> VolumeState:
+        return VolumeState(baseline(1024))
+
+    def seed(self, state: VolumeState, groups: Groups, baselines: Baselines) -> None:
+        """Take over learnt baselines: now for the ports of `groups`, for all others when they are first met."""
+        state.seeds = baselines
+        state.seed_of = {port: row for row, port in enumerate(baselines.ports)}
+        state.baseline.classes = baselines.classes.copy()
+        _plant(state, groups.ports[: state.known], 0)
+
+    def export(self, state: VolumeState, groups: Groups) -> Baselines:
+        """What was learnt so far, with the seeds that nobody has claimed yet."""
+        codes = np.flatnonzero(state.baseline.ports.ticks[: state.known])
+        ports = [groups.ports[code] for code in codes.tolist()]
+        history = port_history(len(ports) + len(state.seed_of))
+        put(history, slice(len(ports)), select(state.baseline.ports, codes))
+        if state.seeds:
+            waiting = np.fromiter(state.seed_of.values(), np.int64, len(state.seed_of))
+            put(history, slice(len(ports), None), select(state.seeds.history, waiting))
+        return Baselines([*ports, *state.seed_of], history, state.baseline.classes.copy())
+
+    def step(self, state: VolumeState, pane: Pane, registry: Registry) -> list[Finding]:
+        self._catch_up(state, pane.start_ms)
+        port_of_row = pane.groups.port_of[pane.group]
+        self._meet(state, pane, port_of_row, registry)
+        counts = np.bincount(port_of_row, pane.submits, state.known).astype(np.int32)
+        counts[OVERFLOW] = 0
+        self._count(state, counts)
+        findings = self._flashes(state, pane, port_of_row) + self._ramps(state, pane, port_of_row)
+        self._end_tick(state)
+        return findings
+
+    def _catch_up(self, state: VolumeState, start_ms: int) -> None:
+        """Bring the state to a pane. Panes without any row are quiet for up to a tick; a longer jump is a gap."""
+        if not state.next_ms or start_ms - state.next_ms > TICK_MS:
+            state.ring[:] = state.sums[:] = state.highest[:] = state.strayed[:] = 0
+            state.next_ms = state.unbroken_ms = start_ms
+            self._begin_tick(state)
+        while state.next_ms < start_ms:
+            self._count(state, np.zeros(state.known, np.int32))
+            self._end_tick(state)
+
+    def _meet(self, state: VolumeState, pane: Pane, port_of_row: I32, registry: Registry) -> None:
+        """Make room for the ports that appear first in this pane, and tell the classes."""
+        groups, known = pane.groups, state.known
+        state.known = max(known, int(port_of_row.max(initial=0)) + 1)
+        changed = registry.version != state.registry_version
+        state.registry_version = registry.version
+        if state.known == known and not changed:
+            return
+        state.reserve(state.known)
+        first = 1 if changed else known
+        state.baseline.class_of[first : state.known] = [
+            class_of(port, registry, pane.start_ms) for port in groups.ports[first : state.known]
+        ]
+        _plant(state, groups.ports[known : state.known], known)
+        self._expect(state, slice(known, state.known))
+
+    def _count(self, state: VolumeState, counts: I32) -> None:
+        """Add the counts of the next pane, int32[known], to the sums, the residuals and the peaks."""
+        n, at = len(counts), state.next_ms // PANE_MS
+        sums = state.sums[:, :n]
+        sums[0] = counts
+        for scale in range(1, len(SCALES)):
+            sums[scale] += counts - state.ring[(at - SCALES[scale]) % TICK_PANES, :n]
+        state.ring[at % TICK_PANES, :n] = counts
+        state.next_ms += PANE_MS
+        np.maximum(state.highest[:, :n], sums, out=state.highest[:, :n])
+        for scale in range(TICK):
+            if state.next_ms % (SCALES[scale] * PANE_MS) == 0:
+                mean = state.baseline.mean[:n] * np.float32(SCALES[scale])
+                stray = np.minimum(sums[scale].astype(np.float32) - mean, state.cap[scale, :n])
+                state.strayed[scale, :n] += stray * stray - mean
+
+    def _begin_tick(self, state: VolumeState) -> None:
+        state.baseline.move_to(state.next_ms // TICK_MS * TICK_MS)
+        state.settled = state.known
+        self._expect(state, slice(0, state.known))
+
+    def _expect(self, state: VolumeState, where: slice) -> None:
+        """Expectations and thresholds of the current tick: all that can be said without the counts."""
+        baseline = state.baseline
+        baseline.expect(where)
+        silent = ~baseline.has_history(where)
+        for scale in range(len(SCALES)):
+            mean = baseline.window_mean(scale, where)
+            sigma = np.sqrt(mean + baseline.overdispersion(scale, mean, where))
+            peak = baseline.ports.peak[scale, where]
+            excess = np.maximum(_PREFILTER_SIGMAS * sigma, self.usual_peaks * peak)
+            excess = np.maximum(excess, (self.least_factor - 1) * mean)
+            excess = np.maximum(excess, self.least_excess)
+            excess[silent] = np.inf
+            state.enter[scale, where] = mean + excess
+            if scale < TICK:
+                state.cap[scale, where] = np.maximum(WINSOR_SIGMAS * sigma, peak)
+
+    def _flashes(self, state: VolumeState, pane: Pane, port_of_row: I32) -> list[Finding]:
+        n = state.known
+        over = state.sums[:, :n] > state.enter[:, :n]
+        ports = np.flatnonzero(over.any(axis=0) | (state.flash_since_ms[:n] > 0))
+        if not len(ports):
+            return []
+        tests = _tested(state, ports)
+        opens = over[:, ports] & (tests.surprise >= -np.log10(self.chance_per_pane))
+        remaining = tests.expected + self.remain * (state.enter[:, ports] - tests.expected)
+        hot = state.flash_since_ms[ports] > 0
+        holds = opens.any(axis=0) | (hot & (tests.observed >= remaining).any(axis=0))
+        state.flash_since_ms[ports[holds & ~hot]] = pane.start_ms
+        state.flash_last_ms[ports[holds]] = pane.start_ms
+        over_since = pane.end_ms - state.flash_last_ms[ports]
+        state.flash_since_ms[ports[over_since > self.cool_ms]] = 0
+        best = np.where(opens.any(axis=0) & ~opens, -1, tests.surprise).argmax(axis=0)
+        rows = rows_by_port(pane, port_of_row)
+        found = [tests.exceedance(state, int(best[i]), i, state.flash_since_ms) for i in np.flatnonzero(holds).tolist()]
+        return [flash(rows, one, self._flash_severity(one)) for one in found]
+
+    def _flash_severity(self, found: Exceedance) -> Severity:
+        grave = found.factor >= self.critical_factor and found.observed - found.expected >= self.critical_excess
+        return Severity.CRITICAL if grave else Severity.WARNING
+
+    def _ramps(self, state: VolumeState, pane: Pane, port_of_row: I32) -> list[Finding]:
+        n, rising = state.known, state.ramp_since_ms > 0
+        mean = state.baseline.mean[:n] * np.float32(TICK_PANES)
+        lasting = state.sums[TICK, :n] >= self.ramp_remain * mean
+        ports = np.flatnonzero(rising[:n] & (state.flash_since_ms[:n] == 0) & lasting)
+        if not len(ports):
+            return []
+        tests = _tested(state, ports)
+        rows = rows_by_port(pane, port_of_row)
+        lasted = state.tripled[ports] >= self.ramp_page_ms // TICK_MS
+        return [
+            ramp(
+                rows,
+                tests.exceedance(state, TICK, i, state.ramp_since_ms),
+                Severity.WARNING if pages else Severity.INFO,
+            )
+            for i, pages in enumerate(lasted.tolist())
+        ]
+
+    def _end_tick(self, state: VolumeState) -> None:
+        """Learn a tick that is over, if there was no gap in it, and begin the next."""
+        if state.next_ms % TICK_MS:
+            return
+        if state.unbroken_ms <= state.baseline.tick_ms:
+            self._follow_ramps(state)
+            self._learn(state)
+        state.highest[:] = state.strayed[:] = 0
+        self._begin_tick(state)
+
+    def _follow_ramps(self, state: VolumeState) -> None:
+        n = state.settled
+        here, baseline = slice(n), state.baseline
+        count, mean = state.sums[TICK, :n].astype(np.float32), baseline.mean[:n] * np.float32(TICK_PANES)
+        phi = baseline.overdispersion(TICK, mean, here) / mean**2
+        ratio = likelihood_ratio(count, mean, phi, self.ramp_factor)
+        cusum = np.clip(state.cusum[:n] + ratio, 0, 2 * self.ramp_height)  # the ceiling lets a ramp end soon
+        flashing = state.flash_since_ms[:n] > 0  # the more specific rule speaks of these messages
+        cusum[flashing | ~baseline.has_history(here)] = 0
+        state.cusum[:n] = cusum
+        hot = state.ramp_since_ms[:n] > 0
+        tall = (count >= self.ramp_factor * mean) & (count - mean >= self.least_excess)
+        state.tripled[:n] = np.where(tall, np.minimum(state.tripled[:n] + 1, DAY_TICKS), 0)
+        rises = ~hot & (cusum >= self.ramp_height) & (count - mean >= self.least_excess)
+        state.ramp_since_ms[:n][rises] = state.next_ms
+        state.ramp_since_ms[:n][hot & (cusum < self.ramp_height / 2)] = 0
+
+    def _learn(self, state: VolumeState) -> None:
+        n, baseline = state.settled, state.baseline
+        since = np.maximum(state.flash_since_ms[:n], state.ramp_since_ms[:n])
+        lasted = np.where(since > 0, state.next_ms - since, 0)
+        forgive = lasted >= self.accept_ms
+        turned = forgive & (lasted < self.accept_ms + TICK_MS)
+        baseline.ports.submits[:n][turned] *= _ACCEPTED
+        baseline.ports.exposure[:n][turned] *= _ACCEPTED
+        learn = (since == 0) | forgive
+        for scale in range(len(SCALES)):
+            expected = baseline.window_mean(scale, slice(n))
+            most = np.float32(self.largest_lesson) * (state.enter[scale, :n] - expected)
+            baseline.note_excess(scale, state.highest[scale, :n] - expected, most)
+        for scale in range(TICK):
+            baseline.learn_strays(scale, state.strayed[scale, :n], TICK_PANES // SCALES[scale], learn)
+        baseline.learn_tick(state.sums[TICK, :n].astype(np.float32), learn, forgive)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tests:
+    """Exact tests of some ports at all scales; arrays are [3, ports]."""
+
+    ports: Ints
+    observed: I32
+    expected: Floats
+    phi: Floats
+    surprise: Floats
+
+    def exceedance(self, state: VolumeState, scale: int, i: int, since_ms: Ints) -> Exceedance:
+        port = int(self.ports[i])
+        return Exceedance(
+            port=port,
+            observed=int(self.observed[scale, i]),
+            expected=float(self.expected[scale, i]),
+            phi=float(self.phi[scale, i]),
+            surprise=float(self.surprise[scale, i]),
+            scale=SCALES[scale],
+            since_ms=int(since_ms[port]),
+            port_class=int(state.baseline.class_of[port]),
+            history_ticks=int(state.baseline.ports.ticks[port]),
+        )
+
+
+def _tested(state: VolumeState, ports: Ints) -> _Tests:
+    observed, expected, extra = state.sums[:, ports], [], []
+    for scale in range(len(SCALES)):
+        expected.append(state.baseline.window_mean(scale, ports))
+        extra.append(state.baseline.overdispersion(scale, expected[scale], ports))
+    mean = np.stack(expected).astype(np.float64)
+    phi = np.stack(extra) / mean**2
+    odds = surprise(np.maximum(observed, 1).astype(np.float64), mean, phi)
+    return _Tests(ports, observed, mean, phi, np.maximum(odds - np.log10(len(SCALES)), 0))  # Bonferroni
+
+
+def _plant(state: VolumeState, ports: list[str], first: int) -> None:
+    """Give ports their seeds; their codes start at `first`."""
+    if not state.seeds:
+        return
+    for code, port in enumerate(ports, first):
+        if (row := state.seed_of.pop(port, None)) is not None:
+            put(state.baseline.ports, slice(code, code + 1), select(state.seeds.history, slice(row, row + 1)))

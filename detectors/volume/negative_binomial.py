@@ -1,0 +1,53 @@
+"""The negative binomial in mean and dispersion, Var Y = mu + phi mu^2, as far out as floods go.
+
+scipy has no logarithm of the incomplete beta function, so where that underflows the tail is bounded by its first term.
+"""
+
+import numpy as np
+from scipy.special import betainc, betaln
+
+from detectors.batch import Floats
+
+_SMALLEST = 1e-280
+"""Below this betainc loses digits on its way to 0; the bound takes over there."""
+LEAST_PHI = 1e-6
+"""Poisson to four digits in every tail that matters, and still far from cancellation in 1 / phi."""
+
+
+def surprise(count: Floats, mean: Floats, phi: Floats) -> Floats:
+    """-log10 P(Y >= count), shape of the arguments; count >= 1, mean > 0. Does not saturate.
+
+    P(Y >= y) = I_x(y, 1/phi), x = mu / (mu + 1/phi) (DLMF 8.17.24 with a real number of failures). Underneath
+    betainc's range: the first term over one minus the largest ratio of neighbours, an upper bound of the tail that is
+    within a factor 2 when count > 2 mean; so surprise is never overstated.
+    """
+    shape = 1 / np.maximum(phi, LEAST_PHI)
+    success = mean / (mean + shape)
+    tail = betainc(count, shape, success)
+    first = count * np.log(success) + shape * np.log1p(-success) - betaln(count, shape) - np.log(count)
+    ratio = success * (count + shape) / (count + 1)
+    bound = np.minimum(first - np.log1p(-np.minimum(ratio, 1 - 1e-9)), 0)
+    log_tail = np.where(tail > _SMALLEST, np.log(np.maximum(tail, _SMALLEST)), bound)
+    result: Floats = -log_tail / np.log(10)
+    return result
+
+
+def quantile(chance: float, mean: Floats, phi: Floats) -> Floats:
+    """The least y with P(Y <= y) >= chance, by bisection; chance in [0.01, 0.99], mean > 0."""
+    shape = 1 / np.maximum(phi, LEAST_PHI)
+    success = mean / (mean + shape)
+    low: Floats = np.full_like(mean, -1.0)
+    high: Floats = np.ceil(mean + 10 * np.sqrt(mean + mean**2 / shape))  # Cantelli: beyond it lies less than 1 %
+    while (high - low > 1).any():
+        middle = np.floor((low + high) / 2)
+        enough = 1 - betainc(middle + 1, shape, success) >= chance
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return high
+
+
+def likelihood_ratio(count: Floats, mean: Floats, phi: Floats, factor: float) -> Floats:
+    """log P(count | factor * mean) / P(count | mean), same phi: the increment of a CUSUM (Hohle and Paul 2008)."""
+    shape = 1 / np.maximum(phi, LEAST_PHI)
+    raised = np.log((shape + factor * mean) / (shape + mean))
+    result: Floats = count * (np.log(factor) - raised) - shape * raised
+    return result

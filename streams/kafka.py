@@ -1,0 +1,121 @@
+"""How every client of ours reaches Kafka: connection arguments from the settings, patience with an absent broker."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.helpers import create_ssl_context
+
+from streams.settings import Settings
+
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 5.0
+POLL_MS = 500
+
+
+class KafkaUnreachableError(Exception):
+    """No broker answered within `broker_wait_s`; the text says which, and what to check."""
+
+
+def connection(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments that every aiokafka client takes."""
+    arguments: dict[str, Any] = {
+        "bootstrap_servers": list(settings.bootstrap_servers),
+        "security_protocol": settings.security_protocol,
+    }
+    if settings.security_protocol.endswith("SSL"):
+        arguments["ssl_context"] = ssl_context(settings)
+    if settings.sasl_password and settings.security_protocol.startswith("SASL"):
+        arguments["sasl_mechanism"] = settings.sasl_mechanism
+        arguments["sasl_plain_username"] = settings.sasl_username
+        arguments["sasl_plain_password"] = settings.sasl_password.get_secret_value()
+    return arguments
+
+
+def ssl_context(settings: Settings) -> ssl.SSLContext:
+    """The brokers' names are checked; own certificate where one is set."""
+    context: ssl.SSLContext = create_ssl_context(
+        cafile=settings.ssl_cafile, certfile=settings.ssl_certfile, keyfile=settings.ssl_keyfile
+    )
+    return context
+
+
+async def wait_for_broker(settings: Settings, say: Callable[[str], None]) -> None:
+    """Return once Kafka answers; meanwhile tell `say` how long we have been waiting.
+
+    Raises `KafkaUnreachableError` after `broker_wait_s`.
+    """
+    where = ",".join(settings.bootstrap_servers)
+    loop = asyncio.get_running_loop()
+    started, pause = loop.time(), FIRST_RETRY_S
+    while (error := await _attempt(settings)) is not None:
+        waited = loop.time() - started
+        if waited + pause > settings.broker_wait_s:
+            raise KafkaUnreachableError(
+                f"no Kafka at {where} for {waited:.0f} s ({error}): is it running, and is "
+                "PORTWATCH_BOOTSTRAP_SERVERS right?"
+            )
+        say(f"waiting for Kafka at {where} ({waited:.0f} s)...")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_RETRY_S)
+
+
+async def _attempt(settings: Settings) -> KafkaConnectionError | None:
+    try:
+        async with admin_client(settings):
+            return None
+    except KafkaConnectionError as error:
+        return error
+
+
+@asynccontextmanager
+async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(**connection(settings))
+    try:
+        await client.start()
+        yield client
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def producer_client(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    """A producer that loses and reorders nothing; a retry may repeat a record, which every reader of ours stands.
+
+    Not an idempotent one: the embedded broker refuses those.
+    """
+    producer = AIOKafkaProducer(**connection(settings), acks="all")
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def consumer_client(settings: Settings, group_id: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without automatic commits; the caller assigns partitions itself."""
+    consumer = AIOKafkaConsumer(
+        **connection(settings), group_id=group_id, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def records_to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[ConsumerRecord]:
+    """The records of the assigned partitions, from where the consumer stands to where they end now."""
+    ends = await consumer.end_offsets(consumer.assignment())
+    while open_partitions := [p for p, end in ends.items() if await consumer.position(p) < end]:
+        batches = await consumer.getmany(*open_partitions, timeout_ms=POLL_MS)
+        for partition, records in batches.items():
+            for record in records:
+                if record.offset < ends[partition]:
+                    yield record

@@ -1,0 +1,1 @@
+"""What the NOC sees: alerts in Alertmanager."""

@@ -1,0 +1,152 @@
+"""The pipeline from files, without a broker: yesterday again, a case from the shelf, a test.
+
+The same `decode` and `step` as in the worker; the files are one partition, their lines its offsets.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+from detectors.batch import Flags, SubmitBatch, empty_batch
+from detectors.contract import PANE_MS, AlertState
+from detectors.pipeline import Outcome, PartitionState, Pipeline
+from detectors.registry import Registry
+from detectors.volume.detector import VolumeDetector, VolumeState
+from streams.contract import DeadLetter
+from streams.records import encode
+from streams.state_file import load, save
+from streams.worker.codec import decode
+
+CHUNK_BYTES = 1 << 20
+HISTORY_MS = 24 * 3_600_000
+
+COLD = (
+    "no volume alerts: neither the ports nor their classes have 24 h of history here; "
+    "bring it with --state-in (portwatch learn, or --state-out of an earlier replay)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Event times to replay: from_ms <= t < to_ms; None is an open end."""
+
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+    def marks(self, batch: SubmitBatch) -> Flags:
+        """The rows inside."""
+        inside = np.ones(len(batch), np.bool_)
+        if self.from_ms is not None:
+            inside &= batch.event_time_ms >= self.from_ms
+        if self.to_ms is not None:
+            inside &= batch.event_time_ms < self.to_ms
+        return inside
+
+
+@dataclass(slots=True)
+class Replay:
+    """A replay under way: feed it files, then end it."""
+
+    pipeline: Pipeline
+    registry: Registry
+    state: PartitionState
+    told: Callable[[Outcome], None]
+    refused: Callable[[DeadLetter], None]
+    span: Span = field(default_factory=Span)
+    line: int = 0  # lines read so far, over all files
+    opened: Counter[str] = field(default_factory=Counter)  # alerts by rule
+    began_s: float = field(default_factory=time.perf_counter)
+
+    def read(self, file: Path, progress: Callable[[int], None]) -> None:
+        """Take a file of submits, one a line; `progress` hears of bytes read."""
+        with file.open("rb") as lines:
+            first = self.line
+            while chunk := lines.readlines(CHUNK_BYTES):
+                self._take([line.rstrip(b"\r\n") for line in chunk], file.name, first)
+                progress(sum(map(len, chunk)))
+
+    def end(self) -> None:
+        """Close what is still open: nothing more will come."""
+        end_ms = self.state.tally.last_event_ms + PANE_MS + self.pipeline.lateness_ms
+        self._tell(self.pipeline.step(self.state, empty_batch(end_ms), self.registry))
+
+    def summary(self) -> dict[str, Any]:
+        """As the contract has it (summary.json)."""
+        tally = self.state.tally
+        span_ms = tally.last_event_ms - tally.first_event_ms
+        return {
+            "in": tally.submits_in,
+            "counted": tally.counted,
+            "late": tally.late,
+            "misclocked": tally.misclocked,
+            "duplicate": tally.duplicate,
+            "rejected": dict(sorted(tally.rejected.items())),
+            "alerts": dict(sorted(self.opened.items())),
+            "first_event_ms": tally.first_event_ms or None,
+            "last_event_ms": tally.last_event_ms or None,
+            "seconds": round(time.perf_counter() - self.began_s, 3),
+            "notes": [COLD] if span_ms < HISTORY_MS and not _has_history(self.state) else [],
+        }
+
+    def _take(self, values: list[bytes], file_name: str, first: int) -> None:
+        offsets = np.arange(self.line + 1, self.line + 1 + len(values), dtype=np.int64)
+        decoded = decode(values, offsets, None)
+        self.line += len(values)
+        rejected = Counter(str(reject.reason) for reject in decoded.rejects)
+        rows = decoded.batch.where(self.span.marks(decoded.batch))
+        self._tell(self.pipeline.step(self.state, rows, self.registry, rejected))
+        for reject in decoded.rejects:
+            self.refused(DeadLetter.of(replace(reject, offset=reject.offset - first), file_name, 0))
+
+    def _tell(self, outcome: Outcome) -> None:
+        self.opened.update(alert.rule for alert in outcome.alerts if alert.state is AlertState.OPEN)
+        self.told(outcome)
+
+
+def _has_history(state: PartitionState) -> bool:
+    volume: VolumeState = state.detectors[VolumeDetector().name]
+    return bool(volume.seeds) or bool(volume.baseline.classes.ready.any())
+
+
+def replay(
+    files: Sequence[Path],
+    registry: Registry,
+    out: BinaryIO,
+    *,
+    dlq: BinaryIO | None = None,
+    state_in: Path | None = None,
+    state_out: Path | None = None,
+    span: Span | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Replay files in their order; writes a JSON line per lifecycle change of an alert, returns the summary.
+
+    With `state_out` the state is saved as the files end, open panes and all, so that the next files can go on from it.
+    Raises `StateFileError` for a `state_in` that can't be used and OSError for files that can't be read or written.
+    """
+    pipeline = Pipeline()
+    name = "+".join(file.name for file in files)
+    state = load(state_in, pipeline) if state_in else pipeline.start(name, 0)
+    state.episodes.topic = name
+
+    def tell(outcome: Outcome) -> None:
+        out.writelines(encode(alert) + b"\n" for alert in outcome.alerts)
+
+    def refuse(letter: DeadLetter) -> None:
+        if dlq:
+            dlq.write(msgspec.json.encode(letter) + b"\n")
+
+    run = Replay(pipeline, registry, state, tell, refuse, span or Span())
+    for file in files:
+        run.read(file, progress)
+    if state_out:
+        save(state, state_out)
+    else:
+        run.end()
+    return run.summary()

@@ -1,0 +1,171 @@
+"""Every topic, once: its key, partitions and how long it keeps what; and whether a cluster holds them as they must be.
+
+A worker never creates topics by itself: a cluster where a name is misspelt should say so, not grow a topic.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaTimeoutError, TopicAlreadyExistsError, for_code
+
+from streams.kafka import admin_client
+from streams.settings import Settings
+
+DAY_MS = 86_400_000
+USUAL_REPLICAS = 3
+SHOWN_TRIES, SHOWN_PAUSE_S = 100, 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """A topic as it must be. `keep_ms` is the least time its records stay; None for a compacted one.
+
+    `is_single`: one partition, because its few records are read whole and in order; else as many as the settings say.
+    """
+
+    name: str
+    key: str
+    holds: str
+    keep_ms: int | None
+    is_single: bool = False
+
+    @property
+    def cleanup_policy(self) -> Literal["delete", "compact"]:
+        return "delete" if self.keep_ms else "compact"
+
+    def partitions(self, settings: Settings) -> int:
+        return 1 if self.is_single else settings.partitions
+
+    def with_prefix(self, prefix: str) -> "Topic":
+        return replace(self, name=prefix + self.name)
+
+    @property
+    def configs(self) -> dict[str, str]:
+        kept = {"retention.ms": str(self.keep_ms)} if self.keep_ms else {}
+        return {"cleanup.policy": self.cleanup_policy, **kept}
+
+
+SUBMIT = Topic(name="sms.submit.v1", key="access port", holds="submits, one or a block per record", keep_ms=7 * DAY_MS)
+PORTS = Topic(name="sms.registry.ports.v1", key="access port", holds="leases", keep_ms=None, is_single=True)
+SIGNATURES = Topic(
+    name="sms.registry.signatures.v1", key="full port + signature", holds="filings", keep_ms=None, is_single=True
+)
+ENTERPRISES = Topic(
+    name="sms.registry.enterprises.v1", key="enterprise id", holds="enterprises", keep_ms=None, is_single=True
+)
+CAMPAIGNS = Topic(
+    name="sms.registry.campaigns.v1",
+    key="access port or lessee id",
+    holds="planned volumes",
+    keep_ms=None,
+    is_single=True,
+)
+ALERTS = Topic(name="sms.alerts.v1", key="alert id", holds="lifecycle events (CloudEvents)", keep_ms=90 * DAY_MS)
+COMMANDS = Topic(name="sms.commands.v1", key="access port", holds="throttles and releases", keep_ms=7 * DAY_MS)
+PANES = Topic(name="sms.panes.v1", key="access port", holds="closed counts per port", keep_ms=30 * DAY_MS)
+DEAD_LETTERS = Topic(
+    name="sms.submit.v1.dlq", key="original key", holds="rejected records, original bytes", keep_ms=14 * DAY_MS
+)
+# Far above the checkpoint interval: a pointer in the group's offsets must never outlive what it points to, and Kafka
+# keeps those 7 days by default (offsets.retention.minutes). Idle partitions rewrite their checkpoint in time.
+STATE = Topic(name="portwatch.state.v1", key="partition/chunk", holds="checkpoints, zstd chunks", keep_ms=7 * DAY_MS)
+
+ALL = (SUBMIT, PORTS, SIGNATURES, ENTERPRISES, CAMPAIGNS, ALERTS, COMMANDS, PANES, DEAD_LETTERS, STATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing about one topic that is not as it must be."""
+
+    topic: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.topic}: {self.what}"
+
+
+def all_with_prefix(settings: Settings) -> list[Topic]:
+    return [topic.with_prefix(settings.topic_prefix) for topic in ALL]
+
+
+async def create(settings: Settings) -> list[str]:
+    """Create what is missing, with its partitions, cleanup policy and retention; returns the names created.
+
+    Topics that exist are left as they are (see `check`). Raises the broker's `KafkaError` when it refuses, and
+    `KafkaTimeoutError` when it does not show them in time.
+    """
+    wanted = all_with_prefix(settings)
+    async with admin_client(settings) as admin:
+        existing = await partition_counts(admin)
+        replicas = settings.replication_factor or min(USUAL_REPLICAS, len((await admin.describe_cluster())["brokers"]))
+        response = await admin.create_topics(
+            [
+                NewTopic(topic.name, topic.partitions(settings), replicas, topic_configs=topic.configs)
+                for topic in wanted
+                if topic.name not in existing
+            ]
+        )
+        created = []
+        for name, code, message in response.topic_errors:
+            if code == 0:
+                created.append(name)
+            elif code != TopicAlreadyExistsError.errno:  # another process was as quick as we
+                raise for_code(code)(f"{name}: {message}")
+        await _until_shown(admin, {topic.name for topic in wanted})
+        return created
+
+
+async def _until_shown(admin: AIOKafkaAdminClient, names: set[str]) -> None:
+    """A broker learns of a topic a moment after its controller has made it; until then a producer is told 'unknown'."""
+    for _ in range(SHOWN_TRIES):
+        if not (missing := names - (await partition_counts(admin)).keys()):
+            return
+        await asyncio.sleep(SHOWN_PAUSE_S)
+    raise KafkaTimeoutError(f"created, but not shown by the broker: {', '.join(sorted(missing))}")
+
+
+async def partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    """Partitions of every topic of the cluster. Asking for a topic by name would create it where brokers do that."""
+    return {entry["topic"]: len(entry["partitions"]) for entry in await admin.describe_topics()}
+
+
+async def check(settings: Settings) -> list[Difference]:
+    """Every difference between the cluster and what must be; empty when all is well. Changes nothing."""
+    async with admin_client(settings) as admin:
+        found = await partition_counts(admin)
+        wanted = all_with_prefix(settings)
+        configs = await _configs(admin, [topic.name for topic in wanted if topic.name in found])
+    differences = []
+    for topic in wanted:
+        if topic.name not in found:
+            differences.append(Difference(topic.name, "missing"))
+            continue
+        partitions = topic.partitions(settings)
+        if found[topic.name] != partitions:
+            differences.append(Difference(topic.name, f"partitions: found {found[topic.name]}, must be {partitions}"))
+        differences += [Difference(topic.name, what) for what in _wrong_configs(topic, configs[topic.name])]
+    return differences
+
+
+def _wrong_configs(topic: Topic, config: Mapping[str, str]) -> list[str]:
+    wrong = []
+    policy, kept = config.get("cleanup.policy", "delete"), config.get("retention.ms", "")
+    if policy != topic.cleanup_policy:
+        wrong.append(f"cleanup.policy: found {policy}, must be {topic.cleanup_policy}")
+    if topic.keep_ms and kept and -1 < int(kept) < topic.keep_ms:
+        wrong.append(f"retention.ms: found {kept}, must be {topic.keep_ms} or more, or -1")
+    return wrong
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    # All keys, not the two of interest: Tansu closes the connection when asked for single ones.
+    responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
+    return {
+        name: {entry[0]: entry[1] for entry in entries}
+        for response in responses
+        for _, _, _, name, entries in response.resources
+    }

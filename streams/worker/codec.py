@@ -1,0 +1,471 @@
+"""From raw record values to columns and rejects: the one place where hostile bytes become a `SubmitBatch`.
+
+A record that keeps the contract costs one call of the typed decoder. Any other gets a second look, field by field with
+the decoders of the same types, so both ways agree by construction. No input makes this raise.
+
+What is ignored is not read: of unknown fields the JSON grammar is checked, the bytes inside their strings are not.
+"""
+
+import re
+from binascii import unhexlify
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, compress
+from operator import not_
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from detectors.batch import NO_TIME, Hashes, Ints, SubmitBatch
+from streams.contract import (
+    EARLIEST_MS,
+    LATEST_MS,
+    MAX_PORT_DIGITS,
+    MAX_RECORD_BYTES,
+    MAX_TEXT_CHARACTERS,
+    JudgedFields,
+    Reject,
+    RejectReason,
+    Submit,
+)
+
+NDJSON = b"application/x-ndjson"
+ARROW_STREAM = b"application/vnd.apache.arrow.stream"
+
+MAX_ARROW_ROWS = 1 << 17
+"""Rows of one Arrow block; a column of nulls has rows that take no bytes."""
+
+CHUNK = 512
+"""Records that are taken apart together, so that their objects stay in the core's cache (docs/benchmarks.md)."""
+
+_BOM = b"\xef\xbb\xbf"
+_NO_BLOCKS: Final[Mapping[int, bytes]] = MappingProxyType({})
+_CHARSETS: Final[Mapping[int | None, str]] = MappingProxyType({0: "ascii", 8: "utf-16-be", 15: "gb18030"})
+
+
+class _Refusal(NamedTuple):
+    reason: RejectReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What became of a batch of records: `len(batch) + len(rejects) == submits_in`."""
+
+    batch: SubmitBatch
+    rejects: list[Reject]  # in arrival order, as the rows of the batch
+    submits_in: int  # records; of NDJSON blocks the lines that are not blank, of Arrow blocks the rows
+    dropped: Counter[str]  # values of optional fields that are taken for absent, by field
+    inconsistent: int  # submits whose recipient_count differs from the length of their list
+    undecodable: int  # submits whose content_hex is not text in the charset of its message_format
+    unknown_fields: int  # a lower bound: seen in the first record of each CHUNK and in each second look
+
+
+def decode(
+    values: Sequence[bytes | None],
+    offsets: Ints,
+    log_time_ms: Ints | None,
+    content_types: Mapping[int, bytes] = _NO_BLOCKS,
+) -> Decoded:
+    """Rows and rejects of the raw values of one partition.
+
+    Shapes: `offsets` and `log_time_ms` are int64[n] as `values`; a log time below 1 is unknown. `content_types` has the
+    content-type header by index in `values`; a record without one, or with any other than the two of blocks, is JSON.
+    """
+    lines = _unfold(values, content_types) if content_types else _Lines(values, range(len(values)))
+    intake = _Intake()
+    for start in range(0, len(lines.values), CHUNK):
+        intake.take(lines.values[start : start + CHUNK], start)
+    rejects = lines.rejects(intake.refused, offsets)
+    return Decoded(
+        batch=intake.batch(*lines.origin(sorted(intake.refused), offsets, log_time_ms)),
+        rejects=rejects,
+        submits_in=len(lines.values) + len(lines.refused_blocks),
+        dropped=intake.dropped,
+        inconsistent=intake.inconsistent,
+        undecodable=intake.undecodable,
+        unknown_fields=intake.unknown_fields,
+    )
+
+
+# --- blocks
+
+
+@dataclass(slots=True)
+class _Lines:
+    """Submits to decode, one by one, and which record each came from."""
+
+    values: Sequence[bytes | None]
+    index: Sequence[int]
+    line: Sequence[int | None] = ()  # empty: every submit is a record of its own
+    refused_blocks: list[tuple[int, bytes | None, _Refusal]] = field(default_factory=list)
+
+    def origin(self, refused: list[int], offsets: Ints, log_time_ms: Ints | None) -> tuple[Ints, Ints]:
+        """Offset and log time of the submits that were not refused."""
+        source = np.fromiter(self.index, np.int64, len(self.index))
+        if refused:
+            source = np.delete(source, refused)
+        if log_time_ms is None:
+            return offsets[source], np.full(len(source), NO_TIME)
+        log_time = log_time_ms[source]
+        return offsets[source], np.where(log_time > 0, log_time, NO_TIME)
+
+    def rejects(self, refused: Mapping[int, _Refusal], offsets: Ints) -> list[Reject]:
+        rejects = [
+            Reject(index, int(offsets[index]), None, *why, value=value) for index, value, why in self.refused_blocks
+        ]
+        for position, why in refused.items():
+            index = self.index[position]
+            line = self.line[position] if self.line else None
+            rejects.append(Reject(index, int(offsets[index]), line, *why, value=self.values[position]))
+        return sorted(rejects, key=lambda reject: (reject.index, reject.line or 0))
+
+
+def _unfold(values: Sequence[bytes | None], content_types: Mapping[int, bytes]) -> _Lines:
+    lines: list[bytes | None] = []
+    index: list[int] = []
+    numbers: list[int | None] = []
+    refused: list[tuple[int, bytes | None, _Refusal]] = []
+    for i, value in enumerate(values):
+        unfolded = _block(value, content_types.get(i, b""))
+        if isinstance(unfolded, _Refusal):
+            refused.append((i, value, unfolded))
+            continue
+        lines.extend(unfolded.values())
+        numbers.extend(unfolded)
+        index.extend([i] * len(unfolded))
+    return _Lines(lines, index, numbers, refused)
+
+
+def _block(value: bytes | None, content_type: bytes) -> Mapping[int | None, bytes | None] | _Refusal:
+    """The submits in a record by line number; the record itself under None if it is no block."""
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type not in (NDJSON, ARROW_STREAM):
+        return {None: value}
+    rows = _arrow_rows(value) if value and media_type == ARROW_STREAM else (value or b"").split(b"\n")
+    if isinstance(rows, _Refusal):
+        return rows
+    return {n: row for n, row in enumerate(rows, 1) if row and not row.isspace()} or _Refusal(
+        RejectReason.EMPTY, "a block without a submit"
+    )
+
+
+def _arrow_rows(block: bytes) -> list[bytes] | _Refusal:
+    """Rows as JSON: what holds for a JSON submit then holds for a row, at the price of writing and reading it."""
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an optional extra, slow to import, and few topics have such blocks
+    except ImportError:
+        return _Refusal(RejectReason.ARROW_UNSUPPORTED, "Arrow blocks need the extra: pip install 'portwatch[arrow]'")
+    try:
+        with pa.ipc.open_stream(block) as stream:
+            names = [name for name in stream.schema.names if name in _FIELDS]
+            for name in names:
+                if not _PLAIN_ARROW.fullmatch(kind := str(stream.schema.field(name).type)):
+                    return _Refusal(RejectReason.BAD_ARROW, f"{name} is {kind}: not integer, string or list of string")
+            rows: list[bytes] = []
+            for batch in stream:
+                if len(rows) + batch.num_rows > MAX_ARROW_ROWS:
+                    return _Refusal(RejectReason.BAD_ARROW, f"more than {MAX_ARROW_ROWS} rows")
+                batch.validate(full=True)  # offsets of a hostile block may point anywhere
+                rows.extend(map(msgspec.json.encode, batch.select(names).to_pylist()))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return _Refusal(RejectReason.BAD_ARROW, f"not an Arrow IPC stream: {type(error).__name__}")
+    return rows
+
+
+_PLAIN_ARROW = re.compile(r"u?int\d+|(large_)?string|null|(large_)?list<\w+: (large_)?string( not null)?>")
+"""Types whose values can't be larger than the bytes behind them; those of dictionaries, views and runs can."""
+
+
+# --- one submit
+
+_decode_judged = msgspec.json.Decoder(JudgedFields).decode
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_FIELDS = {f.name: msgspec.json.Decoder(f.type).decode for f in msgspec.structs.fields(JudgedFields)}
+_KNOWN = frozenset(Submit.__struct_fields__)
+
+
+class _Required(NamedTuple):
+    kind: type
+    bad_value: RejectReason
+    allowed: str
+
+
+_REQUIRED: Final[Mapping[str, _Required]] = {
+    "event_id": _Required(str, RejectReason.BAD_EVENT_ID, "not 1 to 64 characters"),
+    "event_time_ms": _Required(int, RejectReason.BAD_TIME, f"not in {EARLIEST_MS}..{LATEST_MS}"),
+    "access_port": _Required(str, RejectReason.BAD_PORT, f"not 3 to {MAX_PORT_DIGITS} digits"),
+}
+
+_NOT_A_FULL_PORT = _Refusal(
+    RejectReason.BAD_PORT, f"access_port and extension: not digits, or more than {MAX_PORT_DIGITS} together"
+)
+
+_LONE_SURROGATE = re.compile(
+    rb"(?<!\\)(?:\\\\)*(?:"
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F])"
+)
+
+
+class _Mended(NamedTuple):
+    submit: JudgedFields
+    dropped: list[str]
+    unknown_fields: int
+
+
+def _second_look(record: bytes | None) -> _Mended | _Refusal:
+    """What is good of a record that the typed decoder refused?"""
+    line = (record or b"").removeprefix(_BOM)
+    if not line or line.isspace():
+        return _Refusal(RejectReason.EMPTY, "nothing in it")
+    if len(line) > MAX_RECORD_BYTES:
+        return _Refusal(RejectReason.TOO_LARGE, f"{len(line)} bytes: more than {MAX_RECORD_BYTES}")
+    try:
+        return _field_by_field(_decode_object(line))
+    except msgspec.ValidationError as error:
+        return _Refusal(RejectReason.NOT_AN_OBJECT, str(error))
+    except _MALFORMED as error:
+        return _malformed(line, error)
+
+
+def _field_by_field(raw: dict[str, msgspec.Raw]) -> _Mended | _Refusal:
+    good: dict[str, Any] = {}
+    dropped = []
+    for name in raw.keys() & _FIELDS.keys():
+        try:
+            good[name] = _FIELDS[name](raw[name])
+        except msgspec.ValidationError as error:
+            if name in _REQUIRED:
+                return _bad_required(name, bytes(raw[name]), error)
+            dropped.append(name)
+    if missing := _REQUIRED.keys() - good.keys():
+        return _Refusal(RejectReason.MISSING_FIELD, ", ".join(sorted(missing)))
+    return _Mended(JudgedFields(**good), dropped, len(raw.keys() - _KNOWN))
+
+
+def _bad_required(name: str, value: bytes, error: msgspec.ValidationError) -> _Refusal:
+    if value == b"null":
+        return _Refusal(RejectReason.MISSING_FIELD, name)
+    required = _REQUIRED[name]
+    try:
+        msgspec.json.decode(value, type=required.kind)
+    except msgspec.ValidationError:
+        return _Refusal(RejectReason.WRONG_TYPE, f"{name}: {error}")
+    shown = f" {value.decode()}" if required.kind is int else ""
+    return _Refusal(required.bad_value, f"{name}{shown}: {required.allowed}")
+
+
+def _malformed(line: bytes, error: Exception) -> _Refusal:
+    try:
+        line.decode()
+    except UnicodeDecodeError as not_text:
+        return _Refusal(RejectReason.BAD_UTF8, f"{not_text.reason} at byte {not_text.start}")
+    if _LONE_SURROGATE.search(line):
+        return _Refusal(RejectReason.BAD_UTF8, "lone surrogate")
+    return _Refusal(RejectReason.NOT_JSON, str(error))
+
+
+# --- columns
+
+
+def _are_digits(texts: Iterable[str]) -> bool:
+    """Is there nothing but ASCII digits in any of them? One look at all of them together."""
+    joined = "".join(texts)
+    return not joined or (joined.isascii() and joined.isdigit())
+
+
+def _is_full_port(access_port: str, extension: str | None) -> bool:
+    full_port = access_port + (extension or "")
+    return len(full_port) <= MAX_PORT_DIGITS and _are_digits((full_port,))
+
+
+def _are_full_ports(access_ports: list[str], extensions: list[str | None]) -> bool:
+    given = list(filter(None, extensions))
+    longest = max(map(len, access_ports), default=0) + max(map(len, given), default=0)
+    return longest <= MAX_PORT_DIGITS and _are_digits(access_ports) and _are_digits(given)
+
+
+def _within_limit(lines: Sequence[bytes | None]) -> Sequence[bytes | None]:
+    if max(map(len, filter(None, lines)), default=0) <= MAX_RECORD_BYTES:
+        return lines
+    return [line if line is None or len(line) <= MAX_RECORD_BYTES else None for line in lines]
+
+
+def _unknown_fields(line: bytes | None) -> int:
+    try:
+        return len(_decode_object(line or b"{}").keys() - _KNOWN)
+    except _MALFORMED:
+        return 0
+
+
+@dataclass(slots=True)
+class _Intake:
+    """Columns that grow chunk by chunk, and what does not get into them."""
+
+    refused: dict[int, _Refusal] = field(default_factory=dict)  # by position
+    dropped: Counter[str] = field(default_factory=Counter)
+    inconsistent: int = 0
+    undecodable: int = 0
+    unknown_fields: int = 0
+    event_id: list[str] = field(default_factory=list)
+    event_time_ms: list[int] = field(default_factory=list)
+    received_ms: list[int] = field(default_factory=list)
+    access_port: list[str] = field(default_factory=list)
+    extension: list[str | None] = field(default_factory=list)
+    account: list[str | None] = field(default_factory=list)
+    carrier: list[str | None] = field(default_factory=list)
+    text: list[str | None] = field(default_factory=list)
+    recipient_count: list[int] = field(default_factory=list)  # 0 is 'not given'
+    listed: list[int] = field(default_factory=list)  # length of the list of recipients; -1 is 'none'
+    segments: list[int] = field(default_factory=list)
+    is_retry: list[bool] = field(default_factory=list)
+
+    def take(self, lines: Sequence[bytes | None], start: int) -> None:
+        submits, positions = self._parse(lines, start)
+        if start not in self.refused:
+            self.unknown_fields += _unknown_fields(lines[0])
+        access_port = [s.access_port for s in submits]
+        extension = [s.extension for s in submits]
+        if not _are_full_ports(access_port, extension):
+            good = list(map(_is_full_port, access_port, extension))
+            self.refused |= dict.fromkeys(compress(positions, map(not_, good)), _NOT_A_FULL_PORT)
+            submits = list(compress(submits, good))
+            access_port = list(compress(access_port, good))
+            extension = list(compress(extension, good))
+        self.access_port += access_port
+        self.extension += extension
+        self.event_id += [s.event_id for s in submits]
+        self.event_time_ms += [s.event_time_ms for s in submits]
+        self.received_ms += [s.received_ms or NO_TIME for s in submits]
+        self.account += [s.account for s in submits]
+        self.carrier += [s.carrier for s in submits]
+        self.text += [
+            s.text if s.content_hex is None and s.udh_total is None and s.pk_total is None else self._text(s)
+            for s in submits
+        ]
+        self.recipient_count += [s.recipient_count or 0 for s in submits]
+        self.listed += self._listed(submits)
+        self.segments += [
+            s.segment_count or 1 if s.udh_total is None and s.udh_ref is None and s.udh_seq is None else 1
+            for s in submits
+        ]
+        self.is_retry += [s.retry_of is not None for s in submits]
+
+    def _parse(self, lines: Sequence[bytes | None], start: int) -> tuple[list[JudgedFields], Sequence[int]]:
+        """The submits that can be read, and their positions."""
+        submits: list[JudgedFields] = []
+        skipped: list[int] = []
+        rest = iter(_within_limit(lines))
+        while True:
+            try:
+                # An error leaves in `submits` what came before it and `rest` behind the record that made it.
+                submits.extend(map(_decode_judged, rest))  # type: ignore[arg-type]  # null is caught
+                break
+            except (*_MALFORMED, TypeError):  # TypeError: a null record
+                at = len(submits) + len(skipped)
+            look = _second_look(lines[at])
+            if isinstance(look, _Refusal):
+                self.refused[start + at] = look
+                skipped.append(at)
+            else:
+                submits.append(look.submit)
+                self.dropped.update(look.dropped)
+                self.unknown_fields += look.unknown_fields
+        positions = range(start, start + len(lines))
+        return submits, [p for p in positions if p not in self.refused] if skipped else positions
+
+    def _text(self, submit: JudgedFields) -> str | None:
+        """What can be judged as a whole text; a part of a long message can't."""
+        parts = submit.pk_total if submit.udh_total is None else submit.udh_total
+        if parts is not None and parts > 1:
+            return None
+        if submit.text is not None or submit.content_hex is None:
+            return submit.text
+        charset = _CHARSETS.get(submit.message_format)
+        if charset is None:
+            return None
+        try:
+            text = unhexlify(submit.content_hex).decode(charset)
+        except UnicodeDecodeError:
+            self.undecodable += 1
+            return None
+        except ValueError:
+            text = ""
+        if 0 < len(text) <= MAX_TEXT_CHARACTERS:
+            return text
+        self.dropped["content_hex"] += 1
+        return None
+
+    def _listed(self, submits: list[JudgedFields]) -> list[int]:
+        """Lengths of the lists of recipients, -1 where there is none. Nothing else of them leaves this function."""
+        lists = [s.recipients for s in submits]
+        if not _are_digits(chain.from_iterable(filter(None, lists))):
+            wrong = [numbers is not None and not _are_digits(numbers) for numbers in lists]
+            self.dropped["recipients"] += sum(wrong)
+            lists = [None if is_wrong else numbers for is_wrong, numbers in zip(wrong, lists, strict=True)]
+        return [-1 if numbers is None else len(numbers) for numbers in lists]
+
+    def batch(self, offset: Ints, log_time_ms: Ints) -> SubmitBatch:
+        received_ms = np.array(self.received_ms, np.int64)
+        given = np.array(self.recipient_count, np.int64)
+        listed = np.array(self.listed, np.int64)
+        self.inconsistent += int(((given > 0) & (listed >= 0) & (given != listed)).sum())
+        return SubmitBatch(
+            offset=offset,
+            event_time_ms=np.array(self.event_time_ms, np.int64),
+            received_ms=np.where(received_ms == NO_TIME, log_time_ms, received_ms),
+            event_id=hash_event_ids(self.event_id),
+            access_port=self.access_port,
+            extension=self.extension,
+            account=self.account,
+            carrier=self.carrier,
+            text=self.text,
+            recipients=np.where(given > 0, given, np.maximum(listed, 1)),
+            segments=np.array(self.segments, np.int64),
+            is_retry=np.array(self.is_retry, np.bool_),
+        )
+
+
+# --- event ids
+
+_LONGEST_ASCII = 64
+_LONGEST = 256
+"""Bytes of the longest event id: 64 characters of 4 bytes. Both are whole words of 8."""
+
+
+def hash_event_ids(event_ids: list[str]) -> Hashes:
+    """A stable 64-bit hash of each id of 1 to 64 characters; never 0. Changing it forgets which ids were seen.
+
+    An id is padded with NUL to words of 8 bytes; a NUL inside is written C0 80, which no UTF-8 contains, so padding is
+    unambiguous. Each word times the odd constant of its place goes through the finaliser of SplitMix64 (Steele, Lea,
+    Flood, "Fast splittable pseudorandom number generators", 2014): a bijection that maps 0 to 0, so padding adds
+    nothing to the sum. The sum goes through it once more.
+    """
+    joined = "".join(event_ids)
+    if joined.isascii() and "\0" not in joined:
+        padded = np.array(event_ids, f"S{_LONGEST_ASCII}")
+    else:
+        padded = np.array([i.encode().replace(b"\0", b"\xc0\x80") for i in event_ids], f"S{_LONGEST}")
+    words = padded.view("<u8").reshape(len(event_ids), -1) if event_ids else np.empty((0, 0), np.uint64)
+    total = np.zeros(len(event_ids), np.uint64)
+    for word, factor in zip(words.T, _PLACES, strict=False):
+        if not word.any():
+            break
+        total += _splitmix64(word * factor)
+    return np.maximum(_splitmix64(total), np.uint64(1))
+
+
+def _splitmix64(x: Hashes) -> Hashes:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+_PLACES = _splitmix64(np.arange(1, _LONGEST // 8 + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
+"""The SplitMix64 sequence from seed 0, made odd: multiplication by it loses nothing."""

@@ -1,0 +1,93 @@
+"""Everything that leaves the worker for Kafka, and the certainty that it arrived.
+
+Records are sent as they come about and acknowledged in the background; `settle` waits for all of them. A checkpoint is
+only written behind `settle`, so what a crash loses is sent again, under the same ids.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from cloudevents.core.bindings.kafka import to_binary_event
+from cloudevents.core.v1.event import CloudEvent
+
+from detectors.contract import Alert, Command, Pane
+from streams import topics
+from streams.contract import DeadLetter, Reject
+from streams.records import encode, port_counts
+from streams.settings import Settings
+from streams.worker.transport import PartitionBatch
+
+MOST_UNSETTLED = 10_000
+"""Records on their way at once; sending waits beyond it. With panes of 100,000 ports this is what bounds memory."""
+
+
+class Outbox:
+    """Sends alerts, commands, panes and dead letters of all partitions of one worker."""
+
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+        self._source = f"/portwatch/{settings.group_id}"
+        self._unsettled: deque[asyncio.Future[Any]] = deque()
+
+        def name(topic: topics.Topic) -> str:
+            return topic.with_prefix(settings.topic_prefix).name
+
+        self._alerts, self._commands, self._panes, self._dead_letters = map(
+            name, (topics.ALERTS, topics.COMMANDS, topics.PANES, topics.DEAD_LETTERS)
+        )
+
+    async def alerts(self, alerts: Iterable[Alert]) -> None:
+        for alert in alerts:
+            identity = f"{alert.alert_id}/{alert.state}/{alert.last_seen_ms}"
+            await self._event(self._alerts, f"alert.{alert.state}", identity, alert.alert_id, alert)
+
+    async def commands(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            kind = f"command.{command.action}"
+            await self._event(self._commands, kind, command.command_id, command.access_port, command)
+
+    async def panes(self, panes: Iterable[Pane], *, amends: bool) -> None:
+        for pane in panes:
+            for counts in port_counts(pane, amends=amends):
+                await self._send(self._panes, encode(counts), counts["access_port"].encode())
+
+    async def dead_letters(self, batch: PartitionBatch, skipped: int, rejects: Iterable[Reject]) -> None:
+        """The rejects of a batch that was decoded without its first `skipped` records."""
+        for reject in rejects:
+            row = reject.index + skipped
+            letter = DeadLetter.of(reject, batch.topic, batch.partition, int(batch.log_time_ms[row]))
+            headers = dict(letter.headers)
+            if reject.line is None and row in batch.content_types:
+                headers["content-type"] = batch.content_types[row]
+            await self._send(self._dead_letters, reject.value, batch.keys[row], list(headers.items()))
+
+    async def settle(self) -> None:
+        """Return when the broker has everything; raises the first error of a record that it did not take."""
+        while self._unsettled:
+            await self._unsettled.popleft()
+
+    async def _event(self, topic: str, kind: str, identity: str, key: str, record: Alert | Command) -> None:
+        attributes = {
+            "id": identity,  # the same for the same event, so that a redelivery can be told from news
+            "source": self._source,
+            "type": f"portwatch.{kind}.v1",
+            "subject": record.access_port,
+            "time": datetime.now(UTC),
+            "datacontenttype": "application/json",
+            "partitionkey": key,
+        }
+        message = to_binary_event(
+            CloudEvent(attributes={k: v for k, v in attributes.items() if v}, data=encode(record))
+        )
+        await self._send(topic, message.value, key.encode(), list(message.headers.items()))
+
+    async def _send(
+        self, topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]] | None = None
+    ) -> None:
+        self._unsettled.append(await self._producer.send(topic, value=value, key=key, headers=headers))
+        if len(self._unsettled) > MOST_UNSETTLED:
+            await self._unsettled.popleft()

@@ -1,0 +1,159 @@
+"""The composition of a worker process: settings to objects to a life that ends cleanly."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from detectors import catalog
+from detectors.pipeline import Pipeline
+from detectors.throttle import ThrottlePolicy
+from streams import topics
+from streams.kafka import producer_client, wait_for_broker
+from streams.noc.alertmanager import AlertmanagerPush
+from streams.registry import load_folder
+from streams.registry_topics import RegistryFollower
+from streams.settings import Settings
+from streams.state_file import seeding
+from streams.worker.checkpoint import Checkpoints
+from streams.worker.http import served, stalled
+from streams.worker.metrics import Metrics, PartitionGauges
+from streams.worker.offsets import Offsets
+from streams.worker.outbox import Outbox
+from streams.worker.transport import BatchApp, make_app, run
+from streams.worker.worker import RegistrySource, Timed, Worker
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+REMIND_S = 5.0  # how often to say what is being waited for
+
+
+class FolderRegistry:
+    """A registry folder, read once at the start."""
+
+    def __init__(self, folder: Path) -> None:
+        self.registry = load_folder(folder)
+        self._loaded_s = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._loaded_s
+
+
+def pipeline_of(settings: Settings, spent: Callable[[str, float], None]) -> Pipeline:
+    """The pipeline as the settings want it; `spent` hears how long each detector took, in seconds."""
+    return Pipeline(
+        detectors=tuple(Timed(detector, partial(spent, detector.name)) for detector in catalog.detectors()),
+        lateness_ms=settings.lateness_ms,
+        throttle=ThrottlePolicy(
+            lasts_ms=settings.throttle_lasts_s * 1_000,
+            most_at_once=settings.throttle_max_ports,
+            most_share_ratio=settings.throttle_max_share,
+        ),
+    )
+
+
+@asynccontextmanager
+async def registry_of(settings: Settings) -> AsyncIterator[RegistrySource]:
+    """The registry to judge by: the folder of the settings, else the registry topics once they are read whole."""
+    if settings.registry_dir:
+        yield FolderRegistry(settings.registry_dir)
+        return
+    async with RegistryFollower(settings) as follower:
+        while not follower.is_loaded:
+            log.info("waiting for the registry: %s", follower.state)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(follower.loaded(), REMIND_S)
+        yield follower
+
+
+async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Worker, int], None] | None = None) -> None:
+    """Live as a worker until `stop` is set. `started` is told the worker and its HTTP port.
+
+    Raises what made it impossible to go on: a broker that is away for too long, a checkpoint that can't be read, a
+    batch that is corrupt.
+    """
+    await wait_for_broker(settings, log.info)
+    metrics_registry = CollectorRegistry()
+    metrics = Metrics(metrics_registry)
+    pipeline = pipeline_of(settings, lambda name, seconds: metrics.stage_seconds.labels(name).inc(seconds))
+    topic = topics.SUBMIT.with_prefix(settings.topic_prefix).name
+    app = make_app(settings, [topic])
+    push = AlertmanagerPush(
+        settings.alertmanager_urls,
+        now_ms=lambda: int(time.time() * 1_000),
+        delivered=lambda outcome: metrics.deliveries.labels(outcome).inc(),
+    )
+    async with AsyncExitStack() as house:
+        registry = await house.enter_async_context(registry_of(settings))
+        producer = await house.enter_async_context(producer_client(settings))
+        worker = Worker(
+            topic,
+            pipeline,
+            registry,
+            Offsets(app),
+            Checkpoints(settings, producer, pipeline),
+            Outbox(settings, producer),
+            push,
+            metrics,
+            seeding(settings.state_in, len(await producer.partitions_for(topic))),
+            emits_panes=settings.emit_panes,
+        )
+        _connect(app, worker, topic, settings)
+        metrics_registry.register(PartitionGauges(lambda: worker.views, time.time, lambda: registry.age_s))
+        port = await house.enter_async_context(
+            served(
+                settings,
+                metrics_registry,
+                is_ready=lambda: None if worker.views else "no partitions are assigned yet",
+                is_healthy=lambda: _stalled(worker),
+            )
+        )
+        log.info("metrics and health at http://%s:%d", settings.http_host, port)
+        if started:
+            started(worker, port)
+        async with _background(push.run()):
+            await run(app, stop)
+
+
+def _stalled(worker: Worker) -> str | None:
+    wrong = stalled(worker.views, time.time())
+    return ", ".join(f"partition {partition} stalled for {age_s:.0f} s" for partition, age_s in wrong.items()) or None
+
+
+def _connect(app: BatchApp, worker: Worker, topic: str, settings: Settings) -> None:
+    """Hang the worker into the life of the Faust app."""
+
+    async def counting(stream: Any) -> None:  # noqa: ANN401 - Faust's stream of batches
+        await worker.batches(stream)
+
+    async def taking_over(*_: object, **__: object) -> None:
+        await worker.assign(tp.partition for tp in app.consumer.assignment() if tp.topic == topic)
+
+    async def giving_up(*_: object, **__: object) -> None:
+        await worker.release()
+
+    app.agent(app.batches(topic), name="count")(counting)
+    app.on_rebalance_complete.connect(taking_over, weak=False)
+    app.on_partitions_revoked.connect(giving_up, weak=False)
+    app.on_before_shutdown.connect(giving_up, weak=False)
+    app.timer(settings.checkpoint_interval_s, name="checkpoint")(worker.checkpoint)
+    app.timer(TICK_S, name="tick")(worker.tick)
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
