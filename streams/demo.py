@@ -152,15 +152,21 @@ async def _watch(
 
 @asynccontextmanager
 async def _working(settings: Settings) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
-    """A worker and its life; it ends in order, with a last checkpoint."""
-    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(settings, stop, lambda worker, _: ready.set_result(worker)))
-    await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():
-        serving.result()
-    worker: Worker = await ready
+    """A worker that owns its partitions, and its life; it ends in order, with a last checkpoint."""
+    stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def assigned() -> None:
+        worker: Worker = await started
+        await worker.is_assigned.wait()
+
+    serving = asyncio.create_task(serve(settings, stop, lambda worker, _: started.set_result(worker)))
+    waiting = asyncio.create_task(assigned())
+    await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
     try:
-        yield worker, serving
+        if serving.done():
+            serving.result()
+        yield await started, serving
     finally:
         stop.set()
         await serving

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
 from rich.table import Table
 from rich.text import Text
 
@@ -150,9 +151,9 @@ async def replay(settings: Settings, choice: Choice) -> Counter[str]:
         consumer.assign(partitions)
         await consumer.committed(partitions[0])  # waits for the group's coordinator, which the next line wouldn't
         async with admin_client(settings) as admin:
-            offsets = await admin.list_consumer_group_offsets(group)
+            offsets = await admin.list_consumer_group_offsets(group, partitions=partitions)
         for partition in partitions:
-            done = Replayed(offsets[partition].metadata if partition in offsets else "")
+            done = Replayed.committed(offsets[partition])
             sent += await _replay_partition(consumer, _Sender(settings, producer), partition, choice, done)
     return sent
 
@@ -164,6 +165,15 @@ class Replayed:
         self._ranges: dict[str, list[tuple[int, int]]] = (
             msgspec.json.decode(text, type=dict[str, list[tuple[int, int]]]) if text else {}
         )
+
+    @classmethod
+    def committed(cls, commit: OffsetAndMetadata) -> "Replayed":
+        """From a commit of `replay`, or one that a person made with Kafka's tools: then all below it counts as done."""
+        replayed = cls(commit.metadata)
+        if not commit.metadata and commit.offset > 0:
+            for reason in ALL_REASONS:
+                replayed.add(reason, 0, commit.offset)
+        return replayed
 
     def has(self, reason: str, offset: int) -> bool:
         return any(start <= offset < end for start, end in self._ranges.get(reason, ()))

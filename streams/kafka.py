@@ -8,7 +8,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, UnknownError
 from aiokafka.helpers import create_ssl_context
 
 from streams.settings import Settings
@@ -83,14 +83,32 @@ async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]
         await client.close()
 
 
+async def started_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:  # noqa: ANN401 - aiokafka's own
+    """A producer that loses and reorders nothing, and retries until Kafka is back; stop it.
+
+    Idempotent, except on the embedded broker, which refuses that: there a retry may repeat a record and ends after
+    40 s, which every reader of ours stands.
+    """
+    for is_idempotent in (True, False):
+        producer = AIOKafkaProducer(**connection(settings), acks="all", enable_idempotence=is_idempotent, **options)
+        try:
+            await producer.start()
+        except UnknownError:
+            await producer.stop()
+            if not is_idempotent:
+                raise
+        except BaseException:
+            await producer.stop()
+            raise
+        else:
+            return producer
+    raise AssertionError  # the second turn returns or raises
+
+
 @asynccontextmanager
 async def producer_client(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
-    """A producer that loses and reorders nothing; a retry may repeat a record, which every reader of ours stands.
-
-    Not an idempotent one: the embedded broker refuses those.
-    """
-    producer = AIOKafkaProducer(**connection(settings), acks="all")
-    await producer.start()
+    """The same, stopped at the end."""
+    producer = await started_producer(settings)
     try:
         yield producer
     finally:

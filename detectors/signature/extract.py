@@ -43,10 +43,13 @@ _NEUTRAL = re.compile(
     rf"(?:温馨|友情|特别|重要|紧急|系统|安全|客服|客户|官方|平台|活动|会议|放假|节日|账户|账单|缴费|还款|催缴|订单|物流|快递"
     rf"|发货|取件|到货|中奖|停电|停水|天气|风险|防诈|反诈|防骗|登录|注册|支付|服务|短信|会员|新年|春节|中秋|国庆|端午|元旦){{0,2}}"
     rf"(?:{_TYPE})|(?:短信|登录|注册|支付|手机)?(?:验证|校验|动态|确认|激活|授权|取件|提货)码|(?:动态)?(?:密码|口令)"
-    r"|[注新急转荐顶赞hot!！]|(?:新年|元旦|春节|中秋|国庆|节日|生日|圣诞)快乐|广告|ad|营销|推广|测试|test|公益"
+    r"|[注新急转荐顶赞!]|hot|(?:新年|元旦|春节|中秋|国庆|节日|生日|圣诞)快乐|广告|ad|营销|推广|测试|test|公益"
     r"|微笑|愉快|玫瑰|礼物|太阳|爱心|红包|庆祝|鼓掌|强|握手|抱拳|咖啡|蛋糕|烟花|福|發|火|心"
 )
 """Words that name no sender: refused as signatures everywhere; in square brackets they mark a type or a face."""
+
+_FILLED_IN = re.compile(r".{0,8}[号码单:][:是为]?(?=.*\d)[0-9a-z#*/_.-]+")
+"""What a sentence fills in (取件码5-3-2018, 尾号1234): different in every text, so never a name."""
 
 _CODE = re.compile(r"(?=.*\d)[0-9a-z][0-9a-z#*/_.-]*")
 _HOTLINE = re.compile(r"100\d\d|12\d{3}|9[56]\d{3,4}")
@@ -70,7 +73,7 @@ _ORGANISATION = re.compile(
 )
 
 _MAY_FOLLOW = re.compile(
-    r"(?:[\s!-~]|[。，、；：！？…～·“”‘’（）《》【】—－]|如需|如不|不需要|不想|不再|退订|拒收|取消|接收|免费|回复|发送|编辑|短信"
+    r"(?:[\s!-~]|[。，、；：！？…～·“”‘’（）《》【】—－]|如需|如不|不需要|需要|不想|不再|退订|拒收|取消|接收|免费|回复|发送|编辑|短信"
     r"|点击|详询|详情|咨询|客服|热线|电话|致电|拨打|联系|官网|网址|查询|微信|服务|投诉|本|请|回|复|可|至|到|或|直接|链接|[０-９Ａ-Ｚａ-ｚ])*+"
 )
 """What may stand behind a tail: an opt-out, a hot line, a link, a full stop, （接收免费）."""
@@ -184,7 +187,7 @@ def _both(head: str, tail: str) -> tuple[str, Form]:
 def _same_sender(head: str, tail: str) -> bool:
     """The same name, one a shortening of the other (招行, 招商银行), or one a mere hot line (10086)."""
     short, long = sorted((normalise(head), normalise(tail)), key=len)
-    if _HOTLINE.fullmatch(short):
+    if _HOTLINE.fullmatch(short) or _HOTLINE.fullmatch(long):
         return True
     letters = iter(long)
     return all(letter in letters for letter in short)
@@ -222,7 +225,7 @@ def _variant(text: str, start: int) -> str | None:
 
 def _names_somebody(name: str) -> bool:
     folded = normalise(name)
-    return folded != "" and not _NEUTRAL.fullmatch(folded)
+    return folded != "" and not _NEUTRAL.fullmatch(folded) and not _FILLED_IN.fullmatch(folded)
 
 
 def _is_code(name: str) -> bool:

@@ -217,7 +217,7 @@ class Baseline:
         kind = self.class_of[where]
         shape = self.classes.likeness[kind]
         exposure = self.ports.exposure[where] + shape / self.classes.level[kind]
-        level: F32 = (self.ports.submits[where] + shape) / exposure
+        level: F32 = np.divide(self.ports.submits[where] + shape, exposure, dtype=np.float32)
         return level
 
     def window_mean(self, scale: int, where: Where) -> F32:
@@ -228,16 +228,17 @@ class Baseline:
     def overdispersion(self, scale: int, mean: F32, where: Where) -> F32:
         """Variance less mean of the count of one window with that mean."""
         psi, phi = self._dispersion(scale, where)
-        result: F32 = np.maximum(psi * mean, phi * mean**2) + self._doubt(psi, where) * mean**2
-        return result
+        square = np.square(mean)
+        return np.maximum(psi * mean, phi * square) + self._doubt(psi, where) * square
 
     def _dispersion(self, scale: int, where: Where) -> tuple[F32, F32]:
         """psi and phi: moments of the port's residuals, shrunk to its class.
 
-        phi = (sum((y - mu)^2 - mu) + k phi0) / (sum(mu^2) + k) (detection.md 3), psi likewise over sum(mu).
+        phi = (sum((y - mu)^2 - mu) + k phi0) / (sum(mu^2) + k), psi likewise over sum(mu); on shrinking dispersion see
+        Robinson and Smyth, Biostatistics 2008.
         """
         ports, kind = self.ports, self.class_of[where]
-        worth = _PRIOR_TICKS / np.maximum(ports.ticks[where], 1).astype(np.float32)
+        worth = np.float32(_PRIOR_TICKS) / np.maximum(ports.ticks[where], 1).astype(np.float32)
         strayed, estimates = ports.strayed[scale, where], []
         for sums, prior in ((ports.mean, self.classes.psi), (ports.square, self.classes.phi)):
             own = sums[scale, where]
@@ -251,13 +252,11 @@ class Baseline:
         level = 1 / (self.classes.likeness[kind] + self.ports.submits[where] / (1 + psi))
         class_slot = _uncertain(_CLASS_SLOT_VARIANCE, self.classes.seen[kind, slot])
         own_slot = _uncertain(_OWN_SLOT_VARIANCE, self._slot_days(slot, where))
-        result: F32 = level + class_slot + own_slot
-        return result
+        return level + class_slot + own_slot
 
     def _slot_days(self, slot: int, where: Where) -> F32:
-        share = _SLOT_DAYS[slot] / 28
-        days = np.minimum(self.ports.ticks[where] * (share / DAY_TICKS), _SLOT_DAYS[slot])
-        return days.astype(np.float32)
+        days = self.ports.ticks[where].astype(np.float32) * (_SLOT_DAYS[slot] / np.float32(28 * DAY_TICKS))
+        return np.minimum(days, _SLOT_DAYS[slot])
 
     def has_history(self, where: Where) -> Flags:
         """Contract, cold start: a day of history of the port or its class."""
@@ -275,7 +274,11 @@ class Baseline:
         learn = learn & self.classes.ready[self.class_of[:n]]  # before, the profile is flat and all is stray
         keep = np.float32(1 - 1 / STRAY_MEMORY_TICKS)
         mean = self.mean[:n] * np.float32(SCALES[scale])
-        for sums, new in ((ports.strayed, strayed), (ports.mean, windows * mean), (ports.square, windows * mean**2)):
+        for sums, new in (
+            (ports.strayed, strayed),
+            (ports.mean, windows * mean),
+            (ports.square, windows * np.square(mean)),
+        ):
             column = sums[scale, :n]
             np.copyto(column, column * keep + new, where=learn)
 
@@ -294,7 +297,7 @@ class Baseline:
         keep = np.float32(1 - 1 / LEVEL_MEMORY_TICKS)
         for sums, new in ((self.ports.submits, usual), (self.ports.exposure, self.profile[here])):
             np.copyto(sums[here], sums[here] * keep + new, where=learn)
-        self.learn_strays(TICK, (usual - mean) ** 2 - mean, 1, learn)
+        self.learn_strays(TICK, np.square(usual - mean) - mean, 1, learn)
         self.ports.ticks[here] += learn
         self.running.slot_submits[here] += usual * learn
         self.running.slot_mean[here] += mean * learn

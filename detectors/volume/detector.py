@@ -1,11 +1,12 @@
 """Rules `volume-flash` and `volume-ramp`: does a port send far more than it usually does at this time of the week?
 
 Every closed pane is tested against the baseline: one comparison per port, scale and pane, the exact tail only for the
-few that pass it. Ticks of 5 min feed the ramps and the learning. Not here: silence, caps, announced campaigns,
-surges of a whole class.
+few that pass it. Ticks of 5 min feed the ramps and the learning. A campaign announced in the registry excuses as many
+messages as it names. Not here: silence, caps, steps, surges of a whole class.
 """
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from detectors.batch import Floats, Ints
 from detectors.contract import PANE_MS, Finding, Pane, Severity
 from detectors.groups import OVERFLOW, Groups
-from detectors.registry import Registry
+from detectors.registry import Registry, within
 from detectors.volume.baseline import (
     DAY_TICKS,
     F32,
@@ -70,20 +71,9 @@ class VolumeState:
         if ports <= self.ring.shape[1]:
             return
         capacity = max(ports, 2 * self.ring.shape[1])
-        for name in (
-            "ring",
-            "sums",
-            "highest",
-            "strayed",
-            "cap",
-            "flash_since_ms",
-            "flash_last_ms",
-            "ramp_since_ms",
-            "cusum",
-        ):
-            setattr(self, name, widened(getattr(self, name), capacity))
-        self.tripled = widened(self.tripled, capacity)
-        self.enter = widened(self.enter, capacity)
+        for f in fields(self):
+            if isinstance(column := getattr(self, f.name), np.ndarray):
+                setattr(self, f.name, widened(column, capacity))
         self.baseline.reserve(capacity)
 
 
@@ -93,9 +83,9 @@ class VolumeDetector:
 
     name: str = "volume"
     chance_per_pane: float = 3e-8
-    """Of a false flash on a port, all scales together: 60,480 panes a week make 0.002 per port-week (the budget)."""
+    """Of a false flash on a port, all scales together: 60,480 panes a week make 0.002 per port-week."""
     least_excess: int = 20
-    """Messages over the expectation, at any scale: nobody pages for 3 against 0.1 (detection.md 3)."""
+    """Messages over the expectation, at any scale: nobody pages for 3 against 0.1."""
     least_factor: float = 2.0
     """A flash is at least that many times the expectation, however regular the port."""
     usual_peaks: float = 1.5
@@ -110,7 +100,7 @@ class VolumeDetector:
     ramp_factor: float = 3.0
     """The alternative of the CUSUM, and the factor of the contract: above it for an hour a ramp pages."""
     ramp_height: float = 20.0
-    """0.031 per port-week, and recall .96/.90/.55 of ramps to x4 in 2 h (detection.md 3, NB-CUSUM h = 20)."""
+    """In simulated negative-binomial traffic: 0.03 false ramps per port-week, 0.55-0.96 of ramps to x4 in 2 h found."""
     ramp_remain: float = 1.8
     """Told as long as the last 5 min are above it: about where the CUSUM has no drift, (f - 1) / log f of a Poisson."""
     ramp_page_ms: int = 3_600_000
@@ -147,7 +137,8 @@ class VolumeDetector:
         counts = np.bincount(port_of_row, pane.submits, state.known).astype(np.int32)
         counts[OVERFLOW] = 0
         self._count(state, counts)
-        findings = self._flashes(state, pane, port_of_row) + self._ramps(state, pane, port_of_row)
+        findings = self._flashes(state, pane, port_of_row, registry)
+        findings += self._ramps(state, pane, port_of_row, registry)
         self._end_tick(state)
         return findings
 
@@ -215,47 +206,54 @@ class VolumeDetector:
             if scale < TICK:
                 state.cap[scale, where] = np.maximum(WINSOR_SIGMAS * sigma, peak)
 
-    def _flashes(self, state: VolumeState, pane: Pane, port_of_row: I32) -> list[Finding]:
+    def _flashes(self, state: VolumeState, pane: Pane, port_of_row: I32, registry: Registry) -> list[Finding]:
         n = state.known
         over = state.sums[:, :n] > state.enter[:, :n]
         ports = np.flatnonzero(over.any(axis=0) | (state.flash_since_ms[:n] > 0))
         if not len(ports):
             return []
         tests = _tested(state, ports)
-        opens = over[:, ports] & (tests.surprise >= -np.log10(self.chance_per_pane))
-        remaining = tests.expected + self.remain * (state.enter[:, ports] - tests.expected)
+        planned = _planned(pane, ports, registry)
+        excess, enough = tests.observed - tests.expected, state.enter[:, ports] - tests.expected
+        opens = over[:, ports] & (tests.surprise >= -np.log10(self.chance_per_pane)) & (excess > planned)
         hot = state.flash_since_ms[ports] > 0
-        holds = opens.any(axis=0) | (hot & (tests.observed >= remaining).any(axis=0))
+        goes_on = (excess >= np.maximum(self.remain * enough, planned)).any(axis=0)
+        holds = opens.any(axis=0) | (hot & goes_on)
         state.flash_since_ms[ports[holds & ~hot]] = pane.start_ms
         state.flash_last_ms[ports[holds]] = pane.start_ms
         over_since = pane.end_ms - state.flash_last_ms[ports]
         state.flash_since_ms[ports[over_since > self.cool_ms]] = 0
         best = np.where(opens.any(axis=0) & ~opens, -1, tests.surprise).argmax(axis=0)
         rows = rows_by_port(pane, port_of_row)
-        found = [tests.exceedance(state, int(best[i]), i, state.flash_since_ms) for i in np.flatnonzero(holds).tolist()]
+        found = [
+            tests.exceedance(state, int(best[i]), i, state.flash_since_ms, int(planned[i]))
+            for i in np.flatnonzero(holds).tolist()
+        ]
         return [flash(rows, one, self._flash_severity(one)) for one in found]
 
     def _flash_severity(self, found: Exceedance) -> Severity:
         grave = found.factor >= self.critical_factor and found.observed - found.expected >= self.critical_excess
         return Severity.CRITICAL if grave else Severity.WARNING
 
-    def _ramps(self, state: VolumeState, pane: Pane, port_of_row: I32) -> list[Finding]:
-        n, rising = state.known, state.ramp_since_ms > 0
-        mean = state.baseline.mean[:n] * np.float32(TICK_PANES)
-        lasting = state.sums[TICK, :n] >= self.ramp_remain * mean
-        ports = np.flatnonzero(rising[:n] & (state.flash_since_ms[:n] == 0) & lasting)
+    def _ramps(self, state: VolumeState, pane: Pane, port_of_row: I32, registry: Registry) -> list[Finding]:
+        n = state.known
+        rising = (state.ramp_since_ms[:n] > 0) & (state.flash_since_ms[:n] == 0)
+        ports = np.flatnonzero(
+            rising & (state.sums[TICK, :n] > self.ramp_remain * TICK_PANES * state.baseline.mean[:n])
+        )
         if not len(ports):
             return []
         tests = _tested(state, ports)
+        planned = _planned(pane, ports, registry)
         rows = rows_by_port(pane, port_of_row)
-        lasted = state.tripled[ports] >= self.ramp_page_ms // TICK_MS
+        pages = state.tripled[ports] >= self.ramp_page_ms // TICK_MS
         return [
             ramp(
                 rows,
-                tests.exceedance(state, TICK, i, state.ramp_since_ms),
-                Severity.WARNING if pages else Severity.INFO,
+                tests.exceedance(state, TICK, i, state.ramp_since_ms, int(planned[i])),
+                Severity.WARNING if pages[i] else Severity.INFO,
             )
-            for i, pages in enumerate(lasted.tolist())
+            for i in np.flatnonzero(tests.observed[TICK] - tests.expected[TICK] > planned).tolist()
         ]
 
     def _end_tick(self, state: VolumeState) -> None:
@@ -271,8 +269,9 @@ class VolumeDetector:
     def _follow_ramps(self, state: VolumeState) -> None:
         n = state.settled
         here, baseline = slice(n), state.baseline
-        count, mean = state.sums[TICK, :n].astype(np.float32), baseline.mean[:n] * np.float32(TICK_PANES)
-        phi = baseline.overdispersion(TICK, mean, here) / mean**2
+        mean = baseline.mean[:n] * np.float32(TICK_PANES)
+        phi = baseline.overdispersion(TICK, mean, here) / np.square(mean)
+        count = state.sums[TICK, :n].astype(np.float32)
         ratio = likelihood_ratio(count, mean, phi, self.ramp_factor)
         cusum = np.clip(state.cusum[:n] + ratio, 0, 2 * self.ramp_height)  # the ceiling lets a ramp end soon
         flashing = state.flash_since_ms[:n] > 0  # the more specific rule speaks of these messages
@@ -313,7 +312,7 @@ class _Tests:
     phi: Floats
     surprise: Floats
 
-    def exceedance(self, state: VolumeState, scale: int, i: int, since_ms: Ints) -> Exceedance:
+    def exceedance(self, state: VolumeState, scale: int, i: int, since_ms: Ints, planned: int) -> Exceedance:
         port = int(self.ports[i])
         return Exceedance(
             port=port,
@@ -323,6 +322,7 @@ class _Tests:
             surprise=float(self.surprise[scale, i]),
             scale=SCALES[scale],
             since_ms=int(since_ms[port]),
+            planned=planned,
             port_class=int(state.baseline.class_of[port]),
             history_ticks=int(state.baseline.ports.ticks[port]),
         )
@@ -337,6 +337,20 @@ def _tested(state: VolumeState, ports: Ints) -> _Tests:
     phi = np.stack(extra) / mean**2
     odds = surprise(np.maximum(observed, 1).astype(np.float64), mean, phi)
     return _Tests(ports, observed, mean, phi, np.maximum(odds - np.log10(len(SCALES)), 0))  # Bonferroni
+
+
+def _planned(pane: Pane, ports: Ints, registry: Registry) -> Ints:
+    """Recipients of the campaigns announced for now, per port: its own and its lessee's. A plan excuses no more."""
+    planned: Counter[str] = Counter()
+    for campaign in registry.campaigns:
+        if within(pane.start_ms, campaign.since, campaign.to):
+            planned[campaign.access_port or campaign.lessee_id or ""] += campaign.expected_recipients
+    if not planned:
+        return np.zeros(len(ports), np.int64)
+    names = [pane.groups.ports[port] for port in ports.tolist()]
+    leases = [registry.lease(name, pane.start_ms) for name in names]
+    lessees = [lease.lessee_id or "" if lease else "" for lease in leases]
+    return np.array([planned[name] + planned[lessee] for name, lessee in zip(names, lessees, strict=True)], np.int64)
 
 
 def _plant(state: VolumeState, ports: list[str], first: int) -> None:

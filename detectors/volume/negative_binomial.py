@@ -4,9 +4,12 @@ scipy has no logarithm of the incomplete beta function, so where that underflows
 """
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import betainc, betaln
 
 from detectors.batch import Floats
+
+F32 = npt.NDArray[np.float32]
 
 _SMALLEST = 1e-280
 """Below this betainc loses digits on its way to 0; the bound takes over there."""
@@ -45,9 +48,8 @@ def quantile(chance: float, mean: Floats, phi: Floats) -> Floats:
     return high
 
 
-def likelihood_ratio(count: Floats, mean: Floats, phi: Floats, factor: float) -> Floats:
+def likelihood_ratio(count: F32, mean: F32, phi: F32, factor: float) -> F32:
     """log P(count | factor * mean) / P(count | mean), same phi: the increment of a CUSUM (Hohle and Paul 2008)."""
-    shape = 1 / np.maximum(phi, LEAST_PHI)
+    shape = 1 / np.maximum(phi, np.float32(LEAST_PHI))
     raised = np.log((shape + factor * mean) / (shape + mean))
-    result: Floats = count * (np.log(factor) - raised) - shape * raised
-    return result
+    return count * (np.float32(np.log(factor)) - raised) - shape * raised

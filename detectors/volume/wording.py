@@ -28,6 +28,7 @@ class Exceedance:
     surprise: float  # -log10 of the chance of so much or more
     scale: int
     since_ms: int
+    planned: int  # recipients of campaigns announced for now
     port_class: int
     history_ticks: int
 
@@ -67,7 +68,6 @@ def _finding(rule: str, rows: Rows, found: Exceedance, severity: Severity, lead:
     pane, mine = rows.pane, rows.of(found.port)
     mean, phi = np.array([found.expected]), np.array([found.phi])
     low, high = int(quantile(0.025, mean, phi)[0]), int(quantile(0.975, mean, phi)[0])
-    retries = int(pane.retries[mine].sum())
     largest = mine[np.argsort(-pane.submits[mine], kind="stable")[:_TOP]]
     return Finding(
         rule=rule,
@@ -77,14 +77,19 @@ def _finding(rule: str, rows: Rows, found: Exceedance, severity: Severity, lead:
         size=found.factor,
         summary=_summary(lead, found, low, high, pane.end_ms),
         evidence=_evidence(found, low, high, _full_ports(pane, mine)),
-        ruled_out=(
-            Wording(
-                f"retries: {retries} in this pane, none of them counted",
-                f"重试：本时段{retries}条，均未计入",
-            ),
-        ),
+        ruled_out=(_retries(int(pane.retries[mine].sum())), _campaign(found.planned)),
         offsets=tuple(pane.first_offset[largest].tolist()),
     )
+
+
+def _retries(number: int) -> Wording:
+    return Wording(f"retries: {number} in the last 10 s, none of them counted", f"重试：最近10秒{number}条，均未计入")
+
+
+def _campaign(planned: int) -> Wording:
+    if not planned:
+        return Wording("campaign: none announced for now", "营销计划：当前未登记")
+    return Wording(f"campaign: announced {planned:,}, exceeded", f"营销计划：已登记{planned:,}条，仍超出")
 
 
 def _full_ports(pane: Pane, rows: Ints) -> list[dict[str, Any]]:
@@ -110,6 +115,7 @@ def _evidence(found: Exceedance, low: int, high: int, full_ports: list[dict[str,
         "expected_per_s": round(found.expected / scale_s, 4),
         "since_ms": found.since_ms,
         "class": CLASSES[found.port_class],
+        "planned": found.planned,
         "baseline_days": round(found.history_ticks / DAY_TICKS, 2),
         "top_full_ports": full_ports,  # of the last 10 s
     }

@@ -15,7 +15,6 @@ from pathlib import Path
 from time import monotonic, time_ns
 from typing import NamedTuple, Self, TypeVar
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -24,7 +23,7 @@ from streams.feeds.lines import Piece, pause, pieces
 from streams.feeds.playback import Playback
 from streams.feeds.progress import FeedProgress
 from streams.feeds.record import Adapter, Record
-from streams.kafka import admin_client, connection, wait_for_broker
+from streams.kafka import admin_client, started_producer, wait_for_broker
 from streams.settings import Settings
 from streams.topics import SUBMIT
 
@@ -178,20 +177,12 @@ class _Sender:
         self._partitions: list[int] = []
         self._partition_of: dict[bytes | None, int] = {}
         self._unsettled: list[_Unsettled] = []
-        # Idempotent: retries neither repeat nor reorder, and a batch is retried until Kafka is back.
-        self._producer = AIOKafkaProducer(
-            **connection(settings),
-            acks="all",
-            enable_idempotence=True,
-            max_batch_size=BATCH_BYTES,
-            compression_type="zstd",
-        )
 
     async def __aenter__(self) -> Self:
         async with admin_client(self._settings) as admin:
             if self.topic not in await admin.list_topics():  # asked for by name, it might be created with one partition
                 raise FeedError(f"{self.topic}: no such topic at {self._where}: portwatch topics create")
-        await self._producer.start()
+        self._producer = await started_producer(self._settings, max_batch_size=BATCH_BYTES, compression_type="zstd")
         return self
 
     async def __aexit__(self, *_: object) -> None:

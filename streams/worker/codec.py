@@ -10,7 +10,7 @@ import re
 from binascii import unhexlify
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain, compress
 from operator import not_
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from detectors.batch import NO_TIME, Hashes, Ints, SubmitBatch
+from detectors.batch import NO_TIME, Hashes, Ints, SubmitBatch, empty_batch
 from streams.contract import (
     EARLIEST_MS,
     LATEST_MS,
@@ -75,15 +75,18 @@ def decode(
     Shapes: `offsets` and `log_time_ms` are int64[n] as `values`; a log time below 1 is unknown. `content_types` has the
     content-type header by index in `values`; a record without one, or with any other than the two of blocks, is JSON.
     """
-    lines = _unfold(values, content_types) if content_types else _Lines(values, range(len(values)))
+    lines = _unfold(values, content_types) if content_types else _Lines(values, np.arange(len(values)))
+    offset = offsets[lines.index]
+    log_ms = np.full_like(offset, NO_TIME) if log_time_ms is None else np.maximum(log_time_ms[lines.index], NO_TIME)
     intake = _Intake()
-    for start in range(0, len(lines.values), CHUNK):
-        intake.take(lines.values[start : start + CHUNK], start)
-    rejects = lines.rejects(intake.refused, offsets)
+    parts = [empty_batch(floor_ms=0)]
+    for start in range(0, len(offset), CHUNK):
+        rows = slice(start, start + CHUNK)
+        parts.append(intake.take(lines.values[rows], start, offset[rows], log_ms[rows]))
     return Decoded(
-        batch=intake.batch(*lines.origin(sorted(intake.refused), offsets, log_time_ms)),
-        rejects=rejects,
-        submits_in=len(lines.values) + len(lines.refused_blocks),
+        batch=_concatenated(parts),
+        rejects=lines.rejects(intake.refused, offsets),
+        submits_in=len(offset) + len(lines.refused_blocks),
         dropped=intake.dropped,
         inconsistent=intake.inconsistent,
         undecodable=intake.undecodable,
@@ -99,26 +102,16 @@ class _Lines:
     """Submits to decode, one by one, and which record each came from."""
 
     values: Sequence[bytes | None]
-    index: Sequence[int]
+    index: Ints
     line: Sequence[int | None] = ()  # empty: every submit is a record of its own
     refused_blocks: list[tuple[int, bytes | None, _Refusal]] = field(default_factory=list)
-
-    def origin(self, refused: list[int], offsets: Ints, log_time_ms: Ints | None) -> tuple[Ints, Ints]:
-        """Offset and log time of the submits that were not refused."""
-        source = np.fromiter(self.index, np.int64, len(self.index))
-        if refused:
-            source = np.delete(source, refused)
-        if log_time_ms is None:
-            return offsets[source], np.full(len(source), NO_TIME)
-        log_time = log_time_ms[source]
-        return offsets[source], np.where(log_time > 0, log_time, NO_TIME)
 
     def rejects(self, refused: Mapping[int, _Refusal], offsets: Ints) -> list[Reject]:
         rejects = [
             Reject(index, int(offsets[index]), None, *why, value=value) for index, value, why in self.refused_blocks
         ]
         for position, why in refused.items():
-            index = self.index[position]
+            index = int(self.index[position])
             line = self.line[position] if self.line else None
             rejects.append(Reject(index, int(offsets[index]), line, *why, value=self.values[position]))
         return sorted(rejects, key=lambda reject: (reject.index, reject.line or 0))
@@ -137,7 +130,7 @@ def _unfold(values: Sequence[bytes | None], content_types: Mapping[int, bytes]) 
         lines.extend(unfolded.values())
         numbers.extend(unfolded)
         index.extend([i] * len(unfolded))
-    return _Lines(lines, index, numbers, refused)
+    return _Lines(lines, np.array(index, np.int64), numbers, refused)
 
 
 def _block(value: bytes | None, content_type: bytes) -> Mapping[int | None, bytes | None] | _Refusal:
@@ -276,8 +269,8 @@ def _malformed(line: bytes, error: Exception) -> _Refusal:
 
 def _are_digits(texts: Iterable[str]) -> bool:
     """Is there nothing but ASCII digits in any of them? One look at all of them together."""
-    joined = "".join(texts)
-    return not joined or (joined.isascii() and joined.isdigit())
+    joined = "".join(texts).encode()
+    return not joined or joined.isdigit()
 
 
 def _is_full_port(access_port: str, extension: str | None) -> bool:
@@ -306,59 +299,53 @@ def _unknown_fields(line: bytes | None) -> int:
 
 @dataclass(slots=True)
 class _Intake:
-    """Columns that grow chunk by chunk, and what does not get into them."""
+    """Turns chunks into columns and keeps the books about what does not get into them."""
 
     refused: dict[int, _Refusal] = field(default_factory=dict)  # by position
     dropped: Counter[str] = field(default_factory=Counter)
     inconsistent: int = 0
     undecodable: int = 0
     unknown_fields: int = 0
-    event_id: list[str] = field(default_factory=list)
-    event_time_ms: list[int] = field(default_factory=list)
-    received_ms: list[int] = field(default_factory=list)
-    access_port: list[str] = field(default_factory=list)
-    extension: list[str | None] = field(default_factory=list)
-    account: list[str | None] = field(default_factory=list)
-    carrier: list[str | None] = field(default_factory=list)
-    text: list[str | None] = field(default_factory=list)
-    recipient_count: list[int] = field(default_factory=list)  # 0 is 'not given'
-    listed: list[int] = field(default_factory=list)  # length of the list of recipients; -1 is 'none'
-    segments: list[int] = field(default_factory=list)
-    is_retry: list[bool] = field(default_factory=list)
 
-    def take(self, lines: Sequence[bytes | None], start: int) -> None:
-        submits, positions = self._parse(lines, start)
-        if start not in self.refused:
-            self.unknown_fields += _unknown_fields(lines[0])
+    def take(self, lines: Sequence[bytes | None], start: int, offset: Ints, log_ms: Ints) -> SubmitBatch:
+        """The rows of one chunk; `start` is the position of its first line. Shapes: int64[n] as `lines`."""
+        submits, rows = self._parse(lines, start)
         access_port = [s.access_port for s in submits]
         extension = [s.extension for s in submits]
         if not _are_full_ports(access_port, extension):
             good = list(map(_is_full_port, access_port, extension))
-            self.refused |= dict.fromkeys(compress(positions, map(not_, good)), _NOT_A_FULL_PORT)
-            submits = list(compress(submits, good))
-            access_port = list(compress(access_port, good))
-            extension = list(compress(extension, good))
-        self.access_port += access_port
-        self.extension += extension
-        self.event_id += [s.event_id for s in submits]
-        self.event_time_ms += [s.event_time_ms for s in submits]
-        self.received_ms += [s.received_ms or NO_TIME for s in submits]
-        self.account += [s.account for s in submits]
-        self.carrier += [s.carrier for s in submits]
-        self.text += [
-            s.text if s.content_hex is None and s.udh_total is None and s.pk_total is None else self._text(s)
-            for s in submits
-        ]
-        self.recipient_count += [s.recipient_count or 0 for s in submits]
-        self.listed += self._listed(submits)
-        self.segments += [
-            s.segment_count or 1 if s.udh_total is None and s.udh_ref is None and s.udh_seq is None else 1
-            for s in submits
-        ]
-        self.is_retry += [s.retry_of is not None for s in submits]
+            self.refused |= {start + row: _NOT_A_FULL_PORT for row in compress(rows, map(not_, good))}
+            submits, rows = list(compress(submits, good)), list(compress(rows, good))
+            access_port, extension = [s.access_port for s in submits], [s.extension for s in submits]
+        if len(rows) < len(lines):
+            offset, log_ms = offset[rows], log_ms[rows]
+        received_ms = np.array([s.received_ms or NO_TIME for s in submits], np.int64)
+        return SubmitBatch(
+            offset=offset,
+            event_time_ms=np.array([s.event_time_ms for s in submits], np.int64),
+            received_ms=np.where(received_ms == NO_TIME, log_ms, received_ms),
+            event_id=hash_event_ids([s.event_id for s in submits]),
+            access_port=access_port,
+            extension=extension,
+            account=[s.account for s in submits],
+            carrier=[s.carrier for s in submits],
+            text=[
+                s.text if s.content_hex is None and s.udh_total is None and s.pk_total is None else self._text(s)
+                for s in submits
+            ],
+            recipients=self._recipients(submits),
+            segments=np.array(
+                [
+                    s.segment_count or 1 if s.udh_total is None and s.udh_ref is None and s.udh_seq is None else 1
+                    for s in submits
+                ],
+                np.int64,
+            ),
+            is_retry=np.array([s.retry_of is not None for s in submits], np.bool_),
+        )
 
     def _parse(self, lines: Sequence[bytes | None], start: int) -> tuple[list[JudgedFields], Sequence[int]]:
-        """The submits that can be read, and their positions."""
+        """The submits that can be read, and the rows of `lines` in which they stand."""
         submits: list[JudgedFields] = []
         skipped: list[int] = []
         rest = iter(_within_limit(lines))
@@ -377,8 +364,8 @@ class _Intake:
                 submits.append(look.submit)
                 self.dropped.update(look.dropped)
                 self.unknown_fields += look.unknown_fields
-        positions = range(start, start + len(lines))
-        return submits, [p for p in positions if p not in self.refused] if skipped else positions
+        rows = range(len(lines))
+        return submits, [row for row in rows if start + row not in self.refused] if skipped else rows
 
     def _text(self, submit: JudgedFields) -> str | None:
         """What can be judged as a whole text; a part of a long message can't."""
@@ -402,34 +389,28 @@ class _Intake:
         self.dropped["content_hex"] += 1
         return None
 
-    def _listed(self, submits: list[JudgedFields]) -> list[int]:
-        """Lengths of the lists of recipients, -1 where there is none. Nothing else of them leaves this function."""
+    def _recipients(self, submits: list[JudgedFields]) -> Ints:
+        """How many each submit has, int64[n]. Nothing else of the numbers leaves this function."""
         lists = [s.recipients for s in submits]
         if not _are_digits(chain.from_iterable(filter(None, lists))):
             wrong = [numbers is not None and not _are_digits(numbers) for numbers in lists]
             self.dropped["recipients"] += sum(wrong)
             lists = [None if is_wrong else numbers for is_wrong, numbers in zip(wrong, lists, strict=True)]
-        return [-1 if numbers is None else len(numbers) for numbers in lists]
-
-    def batch(self, offset: Ints, log_time_ms: Ints) -> SubmitBatch:
-        received_ms = np.array(self.received_ms, np.int64)
-        given = np.array(self.recipient_count, np.int64)
-        listed = np.array(self.listed, np.int64)
+        given = np.array([s.recipient_count or 0 for s in submits], np.int64)
+        listed = np.array([-1 if numbers is None else len(numbers) for numbers in lists], np.int64)
         self.inconsistent += int(((given > 0) & (listed >= 0) & (given != listed)).sum())
-        return SubmitBatch(
-            offset=offset,
-            event_time_ms=np.array(self.event_time_ms, np.int64),
-            received_ms=np.where(received_ms == NO_TIME, log_time_ms, received_ms),
-            event_id=hash_event_ids(self.event_id),
-            access_port=self.access_port,
-            extension=self.extension,
-            account=self.account,
-            carrier=self.carrier,
-            text=self.text,
-            recipients=np.where(given > 0, given, np.maximum(listed, 1)),
-            segments=np.array(self.segments, np.int64),
-            is_retry=np.array(self.is_retry, np.bool_),
-        )
+        return np.where(given > 0, given, np.maximum(listed, 1))
+
+
+def _concatenated(parts: list[SubmitBatch]) -> SubmitBatch:
+    columns: dict[str, Any] = {}
+    for f in fields(SubmitBatch):
+        column = [getattr(part, f.name) for part in parts]
+        if isinstance(column[0], np.ndarray):
+            columns[f.name] = np.concatenate(column)
+        elif isinstance(column[0], list):
+            columns[f.name] = list(chain.from_iterable(column))
+    return SubmitBatch(**columns)
 
 
 # --- event ids

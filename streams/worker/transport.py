@@ -401,6 +401,7 @@ class BatchApp(faust.App):  # type: ignore[misc] # Faust ships no types
 
     def __init__(self, group: str, *, input_topics: Iterable[str], **options: Any) -> None:  # noqa: ANN401 - Faust's own
         self.input_topics = frozenset(input_topics)
+        self.parts_started = asyncio.Event()
         super().__init__(group, **options)
 
     def batches(self, topic: str) -> faust.Topic:
@@ -414,6 +415,10 @@ class BatchApp(faust.App):  # type: ignore[misc] # Faust ships no types
 
     async def on_first_start(self) -> None:
         """Not Faust's folder for tables in the working directory: nothing of ours is on this disk."""
+
+    async def on_started(self) -> None:
+        self.parts_started.set()
+        await super().on_started()
 
 
 def make_app(settings: Settings, input_topics: Iterable[str]) -> BatchApp:
@@ -465,6 +470,7 @@ async def run(app: BatchApp, stop: asyncio.Event) -> None:
         await app.wait_until_stopped()
     finally:
         stop.set()
+        app.parts_started.set()
         await stopping
     if app.crash_reason is not None:
         raise app.crash_reason
@@ -472,4 +478,6 @@ async def run(app: BatchApp, stop: asyncio.Event) -> None:
 
 async def _stop_after(app: BatchApp, stop: asyncio.Event) -> None:
     await stop.wait()
+    # Stopped earlier, a client that is just connecting would stay open for ever.
+    await app.parts_started.wait()
     await app.stop()

@@ -112,6 +112,7 @@ class Worker:
         self._assigned: dict[int, Assigned] = {}
         self._whole = asyncio.Lock()  # held while a state has counted something that is not in the outbox yet
         self._one_checkpoint = asyncio.Lock()
+        self.is_assigned = asyncio.Event()  # partitions were taken over at least once
 
     @property
     def views(self) -> dict[int, PartitionView]:
@@ -138,6 +139,7 @@ class Worker:
             )
             self._push.tell(episode.told for episode in state.episodes.open.values())
             self._look(tp.partition, self._assigned[tp.partition])
+        self.is_assigned.set()
         log.info("partitions %s are ours", [tp.partition for tp in wanted])
 
     async def _restore(self, tp: TP, committed: tuple[int, str] | None, beginning: int) -> PartitionState:

@@ -1,17 +1,14 @@
-"""The gateway that tests send through, and the topic that feeds write."""
+"""The gateway that tests send through, and the cluster that feeds write to."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
 from streams import topics
-from streams.kafka import consumer_client
 from streams.settings import Settings, load_settings
 from tests.conftest import Broker, require
 from tests.gateway.kannel import Kannel
-
-PARTITIONS = 4
+from tests.gateway.submitted import PARTITIONS
 
 
 @pytest.fixture
@@ -23,21 +20,8 @@ def kannel() -> Iterator[Kannel]:
 
 
 @pytest.fixture
-async def settings(broker: Broker, topic_prefix: str) -> AsyncIterator[Settings]:
-    """Settings of a cluster whose topics exist, with four partitions and nothing in them."""
-    chosen = load_settings(bootstrap_servers=broker.bootstrap, topic_prefix=topic_prefix, partitions=PARTITIONS)
-    await topics.create(chosen)
-    yield chosen
-
-
-async def read_submits(settings: Settings) -> list[ConsumerRecord]:
-    """Everything that stands in the topic of submits now, partition by partition."""
-    async with consumer_client(settings) as consumer:
-        return await _read(consumer, settings)
-
-
-async def _read(consumer: AIOKafkaConsumer, settings: Settings) -> list[ConsumerRecord]:
-    partitions = [
-        topics.TopicPartition(settings.topic_prefix + topics.SUBMIT.name, partition) for partition in range(PARTITIONS)
-    ]
-    return []
+async def settings(broker: Broker, topic_prefix: str) -> Settings:
+    """Settings of a cluster whose topics exist and are empty."""
+    settings = load_settings(bootstrap_servers=(broker.bootstrap,), topic_prefix=topic_prefix, partitions=PARTITIONS)
+    await topics.create(settings)
+    return settings

@@ -16,13 +16,15 @@ from streams.settings import Settings, load_settings
 from tests.conftest import Broker
 
 NOT_JSON, BAD_PORT = RejectReason.NOT_JSON, RejectReason.BAD_PORT
+pytestmark = pytest.mark.kafka  # the embedded broker keeps no metadata beside a committed offset
+
 LOGGED_MS = 1_790_000_000_000
 
 
 @pytest.fixture
-async def settings(broker: Broker, topic_prefix: str) -> Settings:
+async def settings(kafka: Broker, topic_prefix: str) -> Settings:
     settings = load_settings(
-        bootstrap_servers=(broker.bootstrap,),
+        bootstrap_servers=(kafka.bootstrap,),
         topic_prefix=topic_prefix,
         group_id=f"{topic_prefix}portwatch",
         partitions=2,
@@ -97,6 +99,18 @@ async def test_a_range_is_replayed_and_what_lies_around_it_stays_to_be_replayed(
     assert await values(settings) == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
 
+async def test_a_person_may_reset_the_group_with_other_tools(settings: Settings) -> None:
+    await reject(settings, [NOT_JSON] * 3)
+    partition = TopicPartition(f"{settings.topic_prefix}sms.submit.v1.dlq", 0)
+    assert await dlq.replay(settings, Choice()) == {"not-json": 3}
+
+    async with consumer_client(settings, f"{settings.group_id}-dlq-replay") as consumer:
+        consumer.assign([partition])
+        await consumer.commit({partition: 1})
+
+    assert await dlq.replay(settings, Choice()) == {"not-json": 2}
+
+
 async def test_a_replay_longer_than_a_chunk_sends_all(settings: Settings) -> None:
     count = dlq.CHUNK + 3
     await reject(settings, [NOT_JSON] * count)
@@ -134,8 +148,8 @@ async def test_a_partition_that_is_not_there_is_named(settings: Settings) -> Non
         await dlq.replay(settings, Choice(partition=2))
 
 
-async def test_a_missing_topic_is_named(broker: Broker, topic_prefix: str) -> None:
-    settings = load_settings(bootstrap_servers=(broker.bootstrap,), topic_prefix=topic_prefix)
+async def test_a_missing_topic_is_named(kafka: Broker, topic_prefix: str) -> None:
+    settings = load_settings(bootstrap_servers=(kafka.bootstrap,), topic_prefix=topic_prefix)
     with pytest.raises(dlq.DeadLetterError, match=f"no topic {topic_prefix}sms.submit.v1.dlq"):
         await dlq.show(settings, Choice(), limit=1)
 

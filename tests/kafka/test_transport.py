@@ -30,6 +30,8 @@ pytestmark = pytest.mark.kafka
 
 PARTITIONS = 4
 PATIENCE_S = 30.0
+CREATE_TIME = 0
+BEGIN_MS = time.time_ns() // 1_000_000 - 60_000
 
 Row = tuple[bytes | None, bytes | None]
 
@@ -89,14 +91,26 @@ async def inbox(settings: Settings, topic: str) -> AsyncIterator[Inbox]:
         async for batch in stream:
             box.batches[TP(batch.topic, batch.partition)].append(batch)
 
-    stop = asyncio.Event()
-    running = asyncio.create_task(run(app, stop))
-    try:
-        await until(lambda: running.done() or bool(app.started and app.consumer.assignment() and not app.rebalancing))
+    async with running(app):
         yield box
+
+
+@asynccontextmanager
+async def running(app: BatchApp) -> AsyncIterator[None]:
+    """Give way to the block when the app owns its partitions; stop it afterwards."""
+    ready, stop = asyncio.Event(), asyncio.Event()
+
+    async def set_ready() -> None:
+        ready.set()
+
+    app.on_startup_finished = set_ready
+    life = asyncio.create_task(run(app, stop))
+    try:
+        await until(lambda: ready.is_set() or life.done())
+        yield
     finally:
         stop.set()
-        await running
+        await life
 
 
 async def make_topic(broker: Broker, name: str, partitions: int = PARTITIONS, **configs: str) -> list[TP]:
@@ -110,26 +124,32 @@ async def produce(
     broker: Broker,
     partition: TP,
     rows: Sequence[Row],
-    *,
-    headers: Sequence[tuple[str, bytes]] = (),
     **options: Any,
 ) -> list[Sent]:
     async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, linger_ms=5, **options) as producer:
-        return await send(producer, partition, rows, headers)
+        return await send(producer, partition, rows)
 
 
-async def send(
-    producer: AIOKafkaProducer, partition: TP, rows: Sequence[Row], headers: Sequence[tuple[str, bytes]] = ()
-) -> list[Sent]:
+async def send(producer: AIOKafkaProducer, partition: TP, rows: Sequence[Row]) -> list[Sent]:
     futures = [
-        await producer.send(partition.topic, value, key, partition=partition.partition, headers=list(headers))
-        for key, value in rows
+        await producer.send(partition.topic, value, key, partition=partition.partition, timestamp_ms=time_ms)
+        for (key, value), time_ms in zip(rows, times_ms(len(rows)), strict=True)
     ]
     taken: list[RecordMetadata] = await asyncio.gather(*futures)
     return [
-        Sent(key=key, value=value, offset=meta.offset, time_ms=meta.timestamp)
-        for (key, value), meta in zip(rows, taken, strict=True)
+        Sent(
+            key=key,
+            value=value,
+            offset=meta.offset,
+            time_ms=time_ms if meta.timestamp_type == CREATE_TIME else meta.timestamp,
+        )
+        for (key, value), time_ms, meta in zip(rows, times_ms(len(rows)), taken, strict=True)
     ]
+
+
+def times_ms(count: int) -> list[int]:
+    """Timestamps in no order, some before that of the batch's first record."""
+    return [BEGIN_MS + number * 7919 % 1000 for number in range(count)]
 
 
 def rows(count: int, mark: str = "") -> list[Row]:
@@ -306,11 +326,8 @@ async def test_corrupt_batch_stops_at_its_offset(own_kafka: ApacheKafka, topic: 
         async for batch in stream:
             box.batches[partition].append(batch)
 
-    stop = asyncio.Event()
-    running = asyncio.create_task(run(app, stop))
-    await box.read_to({partition: 30})
-    stop.set()
-    await running
+    async with running(app):
+        await box.read_to({partition: 30})
     assert [record.value for record in box.records(partition)] == [b"after%d" % number for number in range(10)]
 
 
@@ -356,7 +373,7 @@ async def test_slow_agent_bounds_what_is_in_flight(kafka: ApacheKafka, settings:
         for _ in range(6):
             await produce(kafka, partition, [(b"k", b"x" * 250_000)] * 4, max_request_size=2**21, max_batch_size=2**20)
     app = make_app(settings, [topic])
-    go_on, held, stop = asyncio.Event(), [], asyncio.Event()
+    go_on, held = asyncio.Event(), []
 
     @app.agent(app.batches(topic))
     async def stall(stream: AsyncIterator[PartitionBatch]) -> None:
@@ -364,18 +381,16 @@ async def test_slow_agent_bounds_what_is_in_flight(kafka: ApacheKafka, settings:
             held.append(batch)
             await go_on.wait()
 
-    running = asyncio.create_task(run(app, stop))
-    await until(lambda: bool(held))
-    await asyncio.sleep(1.0)
-    offsets = Offsets(app)
-    drained = sum([await offsets.position(partition) for partition in partitions])
-    # One event with the agent, four in its queue, and one poll: an event per partition, here of one Kafka batch each.
-    assert len(held) == 1
-    assert drained <= 4 * (1 + 4 + PARTITIONS)
-    go_on.set()
-    await until(lambda: sum(len(batch) for batch in held) == PARTITIONS * 24)
-    stop.set()
-    await running
+    async with running(app):
+        await until(lambda: bool(held))
+        await asyncio.sleep(1.0)
+        offsets = Offsets(app)
+        drained = sum([await offsets.position(partition) for partition in partitions])
+        # One event with the agent, four in its queue, and one poll: an event per partition, here one Kafka batch each.
+        assert len(held) == 1
+        assert drained <= 4 * (1 + 4 + PARTITIONS)
+        go_on.set()
+        await until(lambda: sum(len(batch) for batch in held) == PARTITIONS * 24)
 
 
 async def test_nothing_is_lost_or_doubled_when_workers_join_and_leave(
@@ -443,14 +458,8 @@ async def committing_worker(settings: Settings, topic: str, seen: dict[TP, list[
         if reached:
             assert await offsets.commit({partition: (offset, "") for partition, offset in reached.items()})
 
-    stop = asyncio.Event()
-    running = asyncio.create_task(run(app, stop))
-    await until(lambda: running.done() or bool(app.started and app.consumer.assignment() and not app.rebalancing))
-    try:
+    async with running(app):
         yield app
-    finally:
-        stop.set()
-        await running
 
 
 async def test_commit_carries_metadata_and_strangers_are_refused(
@@ -478,7 +487,7 @@ async def test_long_steps_keep_the_membership(kafka: ApacheKafka, settings: Sett
     """The heartbeat shares the loop with the agent: steps of a second must not cost the partitions."""
     [partition] = await make_topic(kafka, topic, 1)
     app = make_app(settings, [topic])
-    steps, stop = [], asyncio.Event()
+    steps: list[int] = []
 
     @app.agent(app.batches(topic))
     async def compute(stream: AsyncIterator[PartitionBatch]) -> None:
@@ -486,16 +495,12 @@ async def test_long_steps_keep_the_membership(kafka: ApacheKafka, settings: Sett
             time.sleep(1.0)  # noqa: ASYNC251 - a computation, as the loop sees it
             steps.append(batch.start)
 
-    running = asyncio.create_task(run(app, stop))
-    await until(lambda: bool(app.started and app.consumer.assignment() and not app.rebalancing))
-    rebalances = app.rebalancing_count
-    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+    async with running(app), AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        rebalances = app.rebalancing_count
         while len(steps) < 9:
             await producer.send_and_wait(topic, b"{}", partition=partition.partition)
-    assert app.rebalancing_count == rebalances
-    assert await Offsets(app).commit({partition: (1, "")})
-    stop.set()
-    await running
+        assert app.rebalancing_count == rebalances
+        assert await Offsets(app).commit({partition: (1, "")})
 
 
 async def test_run_leaves_nothing_behind(
@@ -536,11 +541,11 @@ async def test_stop_during_start(kafka: ApacheKafka, settings: Settings, topic: 
 
     tasks = asyncio.all_tasks()
     stop = asyncio.Event()
-    running = asyncio.create_task(run(app, stop))
+    life = asyncio.create_task(run(app, stop))
     await asyncio.sleep(delay_s)
     stop.set()
     async with asyncio.timeout(5.0):
-        await running
+        await life
     assert asyncio.all_tasks() == tasks
 
 
