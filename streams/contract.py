@@ -155,7 +155,7 @@ class Reject:
     line: int | None  # 1-based line (row) in a block; None is the whole record
     reason: RejectReason
     detail: str
-    value: bytes | None = field(repr=False)  # the line or the whole record; a row of an Arrow block as JSON
+    value: bytes | None = field(repr=False)  # the line or the whole record; of an Arrow row its known fields as JSON
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):

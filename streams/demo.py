@@ -18,7 +18,6 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from detectors.registry import Registry
@@ -33,7 +32,7 @@ from streams.registry import load_folder
 from streams.registry_topics import publish
 from streams.settings import Settings, load_settings
 from streams.simulate import simulate, write
-from streams.simulate.score import Score, score
+from streams.simulate.score import Caught, score
 from streams.worker.service import serve
 from streams.worker.worker import Worker
 
@@ -102,6 +101,7 @@ def demo(*, short: bool, speed: float, seed: int) -> bool:
             registry_dir=None,
             state_in=folder / "state",
             http_port=0,
+            throttle_max_share=1.0,  # of sixty ports, a flooded one has most of the traffic
             group_id="portwatch-demo",
             topic_prefix="",
         )
@@ -249,7 +249,10 @@ def _summarise(show: Show, labels: list[dict[str, Any]], *, whole: bool) -> None
     console, result = show.console, score(labels, show.alerts)
     if not whole:
         console.print("interrupted: what follows covers a part of the morning", style="yellow")
-    console.print(_incidents(result))
+    found = sum(caught.alert is not None for caught in result.caught)
+    console.print(f"\n{found} of {len(result.caught)} injected incidents caught", style="bold")
+    for caught in result.caught:
+        console.print(_told(caught), soft_wrap=True)
     console.print(f"alerted in error: {len(result.in_error) or 'nothing'}")
     for alert in result.in_error:
         console.print(Text("  " + line(alert)), soft_wrap=True)
@@ -260,21 +263,14 @@ def _summarise(show: Show, labels: list[dict[str, Any]], *, whole: bool) -> None
     console.print(f"throttle commands proposed (dry run): {counted(proposed)}")
 
 
-def _incidents(result: Score) -> Table:
-    found = sum(caught.alert is not None for caught in result.caught)
-    table = Table(title=f"{found} of {len(result.caught)} injected incidents caught", title_justify="left", box=None)
-    for name in ("incident", "caught by", "severity", "after (event time)", "evidence"):
-        table.add_column(name)
-    for caught in result.caught:
-        alert = caught.alert
-        if alert is None or caught.delay_s is None:
-            table.add_row(
-                caught.incident["incident"], Text("MISSED", style="bold red"), "", "", caught.incident["note"]
-            )
-        else:
-            minutes, seconds = divmod(round(caught.delay_s), 60)
-            evidence = Text(plain(alert["summary"]["en"]))
-            table.add_row(
-                caught.incident["incident"], alert["rule"], alert["severity"], f"{minutes} min {seconds:02} s", evidence
-            )
-    return table
+def _told(caught: Caught) -> Text:
+    """What became of an incident, on one line and a second one for the evidence."""
+    alert, note = caught.alert, f"{caught.incident['incident']}: {caught.incident['note']}"
+    if alert is None or caught.delay_s is None:
+        return Text(f"  MISSED  {note}", style="bold red")
+    minutes, seconds = divmod(round(caught.delay_s), 60)
+    return Text.assemble(
+        ("  caught  ", "bold green"),
+        f"{note}\n          {alert['rule']} ({alert['severity']}) after {minutes} min {seconds:02} s of event time\n",
+        (f"          {plain(alert['summary']['en'])}", "dim"),
+    )

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from streams import topics
 from streams.contract import RejectReason
-from streams.kafka import admin_client, consumer_client, producer_client, records_to_end
+from streams.kafka import admin_client, committed, consumer_client, producer_client, records_to_end
 from streams.settings import Settings
 
 REPLAYED_HEADER = "dlq.replayed"
@@ -149,11 +149,9 @@ async def replay(settings: Settings, choice: Choice) -> Counter[str]:
     sent: Counter[str] = Counter()
     async with consumer_client(settings, group) as consumer, producer_client(settings) as producer:
         consumer.assign(partitions)
-        await consumer.committed(partitions[0])  # waits for the group's coordinator, which the next line wouldn't
-        async with admin_client(settings) as admin:
-            offsets = await admin.list_consumer_group_offsets(group, partitions=partitions)
+        commits = await committed(consumer, partitions)
         for partition in partitions:
-            done = Replayed.committed(offsets[partition])
+            done = Replayed.committed(commits[partition]) if partition in commits else Replayed()
             sent += await _replay_partition(consumer, _Sender(settings, producer), partition, choice, done)
     return sent
 

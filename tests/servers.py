@@ -11,6 +11,7 @@ import urllib.request
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -62,23 +63,21 @@ class Server(ABC):
 
     def start(self) -> None:
         """Start the process and wait until it is ready. Raises streams.embedded.ServerError with its log."""
-        self._output = (self.folder / "server.log").open("ab+")
-        self._process = TiedProcess(self.command(), self._output)
-        try:
+        with ExitStack() as running:
+            output = running.enter_context((self.folder / "server.log").open("ab+"))
+            self._process = TiedProcess(self.command(), output)
+            running.callback(self._process.kill)
             self._process.await_ready(self.ready, START_TIMEOUT_S)
-        except BaseException:
-            self.kill()
-            raise
+            self._running = running.pop_all()
 
     def stop(self) -> None:
         """Ask the process to end in its own order; kill it after STOP_TIMEOUT_S."""
         self._process.terminate(STOP_TIMEOUT_S)
-        self._output.close()
+        self.kill()
 
     def kill(self) -> None:
         """End the process at once, as a crash would. The folder stays for the next `start`."""
-        self._process.kill()
-        self._output.close()
+        self._running.close()
 
     def restart(self) -> None:
         """Stop, if it still runs, and start again with the same ports and data."""

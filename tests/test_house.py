@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 from packaging.requirements import Requirement
@@ -159,8 +160,17 @@ def test_no_name_says_nothing() -> None:
     assert parts & NAMES_THAT_SAY_NOTHING == set()
 
 
-def test_every_rule_has_one_owner() -> None:
-    assert {rule.detector for rule in RULES.values()} <= {detector.name for detector in detectors()}
+def test_every_rule_is_raised_by_its_owner() -> None:
+    assert {rule.detector for rule in RULES.values()} == {detector.name for detector in detectors()}
+    words = {
+        name: {node.value for _, tree in modules(f"detectors/{name}") for node in ast.walk(tree) if is_text(node)}
+        for name in (detector.name for detector in detectors())
+    }
+    assert [name for name, rule in RULES.items() if name not in words[rule.detector]] == []
+
+
+def is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def headings(page: str) -> list[str]:

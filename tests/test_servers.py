@@ -9,6 +9,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -88,23 +90,48 @@ def test_the_embedded_broker_leaves_no_process() -> None:
     assert psutil.Process().children(recursive=True) == before
 
 
-def test_a_server_that_dies_is_shown_with_what_it_said() -> None:
+@contextmanager
+def tied(script: str) -> Iterator[TiedProcess]:
+    """A shell script in the place of a server."""
     with tempfile.TemporaryFile() as log:
-        process = TiedProcess(["sh", "-c", "echo no room left; exit 3"], log)
-        with pytest.raises(ServerError, match=r"(?s)ended with exit code 3.*no room left"):
-            process.await_ready(lambda: False, timeout_s=10)
-        process.kill()
+        process = TiedProcess(["sh", "-c", script], log)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_server_that_dies_is_shown_with_what_it_said() -> None:
+    with (
+        tied("echo no room left; exit 3") as process,
+        pytest.raises(ServerError, match=r"(?s)ended with exit code 3.*no room left"),
+    ):
+        process.await_ready(lambda: False, timeout_s=10)
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with tempfile.TemporaryFile() as log, pytest.raises(ServerError, match=r"/no/tansu can't be started: No such file"):
+        TiedProcess(["/no/tansu"], log)
 
 
 def test_a_server_that_stays_silent_is_given_up_and_its_children_end_too() -> None:
-    with tempfile.TemporaryFile() as log:
-        process = TiedProcess(["sh", "-c", "sleep 61 & wait"], log)
+    with tied("sleep 61 & wait") as process:
         with pytest.raises(ServerError, match=r"did not answer within 0\.2 s"):
             process.await_ready(lambda: False, timeout_s=0.2)
-        sleeper = [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
+        sleeper = [child for child in psutil.Process().children(recursive=True) if child.name() == "sleep"]
         assert len(sleeper) == 1
-        process.kill()
-        assert alive(sleeper) == []
+    assert alive(sleeper) == []
+
+
+def test_a_missing_server_skips_and_fails_where_all_are_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PORTWATCH_REQUIRE_SERVERS", raising=False)
+    require(None)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install it"):
+        require("It: apt-get install it")
+    monkeypatch.setenv("PORTWATCH_REQUIRE_SERVERS", "1")
+    require(None)
+    with pytest.raises(pytest.fail.Exception, match="apt-get install it"):
+        require("It: apt-get install it")
 
 
 @pytest.mark.kafka

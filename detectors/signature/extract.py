@@ -36,6 +36,7 @@ _LEADING = re.compile(r"[\s\x00-\x1f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206
 _PAIR = re.compile(rf"【([^【】]{{1,{_LONGEST}}})】")
 _VARIANT_PAIRS = ("［］", "[]", "〖〗", "「」", "『』", "｢｣", "〔〕", "﹝﹞", "︻︼", "〘〙", "〚〛", "⟦⟧")
 _VARIANT = re.compile("|".join(rf"\{p[0]}([^\{p[0]}\{p[1]}]{{1,{_LONGEST}}})\{p[1]}" for p in _VARIANT_PAIRS))
+_ANY_BRACKET = re.compile("[" + re.escape("【】（()）" + "".join(_VARIANT_PAIRS)) + "]")
 _ROUND = re.compile(rf"[（(]([^（）()]{{2,{_LONGEST}}})[)）]")
 
 _TYPE = "提示|提醒|通知|通告|公告|告知|告示|须知|预警|祝福|问候|验证|通知单|服务"
@@ -98,7 +99,7 @@ def _settled(head: str) -> str:
     name = head[1:].strip()
     if head[:1] != "【" or len(head) > 1 + _LONGEST or "【" in name:
         return ""
-    return name if _names_somebody(name) and not _CODE.fullmatch(normalise(name)) else ""
+    return name if _names_somebody(name) and not _is_code(name) else ""
 
 
 _heads = _Heads()
@@ -140,6 +141,8 @@ def extract_column(texts: list[str | None]) -> tuple[list[str | None], list[int]
 
 
 def _read(text: str) -> tuple[str | None, Form]:
+    if not _ANY_BRACKET.search(text):  # whole ports carry such texts, where the gateway appends the name
+        return None, Form.NONE
     match = _LEADING.match(text)
     start = match.end() if match else 0
     broken = text.startswith("【", start) and not _is_name(_PAIR.match(text, start))
@@ -153,6 +156,11 @@ def _read(text: str) -> tuple[str | None, Form]:
         return head, Form.HEAD
     if tail:
         return tail, Form.TAIL
+    return _read_others(text, body)
+
+
+def _read_others(text: str, body: int) -> tuple[str | None, Form]:
+    """Where no 【】 names anybody."""
     if variant := _variant(text, body):
         return variant, Form.VARIANT
     unbalanced = text.count("【") != text.count("】") or "【】" in text

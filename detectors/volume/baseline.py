@@ -43,16 +43,17 @@ LEVEL_MEMORY_TICKS = 7 * DAY_TICKS
 """A level follows growth within a week, and spans one, so that a quiet Sunday does not lower it."""
 STRAY_MEMORY_TICKS = 28 * DAY_TICKS
 """Four weeks, as the profile: dispersion is a habit of the sender."""
-WINSOR_SIGMAS = 4.0
-"""What lies beyond, and beyond the usual peak, is learnt as if it lay there: a flood can't make itself usual."""
+WINSOR_SIGMAS, WINSOR_BATCHES = 4.0, 6.0
+"""An excess beyond so many sigmas and batches is learnt as if it lay there: a flood can't make itself usual."""
 
 _CLASS_SLOT_VARIANCE = 0.5  # relative variance of a half-hour of a class that was never seen: a choice, sd 70 %
 _OWN_SLOT_VARIANCE = 0.25  # of a port's half-hour about that of its class: a choice, sd 50 %
 _SLOT_NOISE = 0.125  # of one half-hour of one day about its mean: a choice, sd 35 %
-_PRIOR_TICKS = 48.0  # ticks, and
-_PRIOR_SUBMITS = 50.0  # submits, that the dispersion of the class is worth against a port's own
+_PRIOR_SUBMITS = 50.0  # that the dispersion of the class is worth against a port's own; and, for busy ports,
+_PRIOR_TICKS = 48.0  # as many ticks as well: fading with the square, for four hours of one port tell little of its days
+_RATE_NOISE = np.float32(0.03)  # relative variance of the rate of 5 min, at least: a choice, sd 17 %
+_TELLING_SUBMITS = 50.0  # from here on the dispersion of a port says something about its class
 _COLD_QUANTILE = 0.75  # a cold port gets the dispersion of the upper quartile of its class: benefit of the doubt
-_PEAK_RISE, _PEAK_FALL = 0.3, 0.05  # per day: three days make a habit, three weeks unmake it
 
 
 def slot_of(at_ms: int) -> int:
@@ -71,7 +72,8 @@ def day_of(at_ms: int) -> int:
 class PortHistory:
     """What was learnt per port. The last axis is the port; everything is zero for a port never seen.
 
-    Residual sums of a scale are over its windows: strayed = sum((y - mu)^2 - mu), mean = sum(mu), square = sum(mu^2).
+    Residual sums of a scale, over its windows, with e = y - mu: strayed = sum(e^2 - mu),
+    skewed = sum(e^3 - mu - 3 (e^2 - mu)), mean = sum(mu), square = sum(mu^2).
     """
 
     submits: F32  # [p] forgetting sum of the submits of ticks, winsorised
@@ -79,19 +81,18 @@ class PortHistory:
     ticks: I32  # [p] ticks learnt
     deviation: F16  # [96, p] log of own over class profile
     strayed: F32  # [3, p]
+    skewed: F32  # [3, p]
     mean: F32  # [3, p]
     square: F32  # [3, p]
-    peak: F32  # [3, p] largest excess over mu of a usual day
 
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """Sums of the half-hour and the day that are not over yet; last axis as in PortHistory."""
+    """Sums of the half-hour that is not over yet; last axis as in PortHistory."""
 
     slot_submits: F32  # [p]
     slot_mean: F32  # [p]
     slot_ticks: Bytes  # [p]
-    peak: F32  # [3, p] largest excess over mu so far today
 
 
 _Table = TypeVar("_Table", PortHistory, Running)
@@ -109,9 +110,9 @@ def port_history(ports: int) -> PortHistory:
         ticks=_zeros(ports, np.int32),
         deviation=_zeros(ports, np.float16, _WEEK_SLOTS),
         strayed=_zeros(ports, np.float32, len(SCALES)),
+        skewed=_zeros(ports, np.float32, len(SCALES)),
         mean=_zeros(ports, np.float32, len(SCALES)),
         square=_zeros(ports, np.float32, len(SCALES)),
-        peak=_zeros(ports, np.float32, len(SCALES)),
     )
 
 
@@ -142,6 +143,7 @@ class ClassHistory:
     level: F32 = field(default_factory=lambda: _filled((len(CLASSES),), 1))  # mean level of its ports
     likeness: F32 = field(default_factory=lambda: _filled((len(CLASSES),), 0.1))  # gamma shape of their levels
     psi: F32 = field(default_factory=lambda: _filled((len(CLASSES), len(SCALES)), 20))  # of a cold port
+    batch: F32 = field(default_factory=lambda: _filled((len(CLASSES), len(SCALES)), 40))  # of a cold port
     phi: F32 = field(default_factory=lambda: _filled((len(CLASSES), len(SCALES)), 0.5))  # of a cold port
 
     @property
@@ -167,10 +169,12 @@ class Baselines:
 class Baseline:
     """Expectation of one partition's ports; shapes end in [p], indexed by port code.
 
-    Variance of a count with mean mu at scale k is mu + max(psi mu, phi mu^2) + doubt mu^2. psi and phi are fitted to
-    the same residuals: below its usual volume the variance of a port falls with mu (batches keep their size), above it
-    grows with mu^2 (noise of the rate); taking the larger is right at the usual volume and cautious elsewhere. `doubt`
-    is what is not yet known of level and profile; it fades with history.
+    A count has mean mu and variance mu + max(psi mu, phi mu^2) + doubt mu^2. psi and phi are fitted to the same
+    residuals: below its usual volume the variance of a port falls with mu (batches keep their size), above it grows
+    with mu^2 (noise of the rate); the larger is right at the usual volume and cautious elsewhere. `doubt` is what is
+    not yet known of level and profile; it fades with history. What exceeds the variance of a Poisson comes in batches
+    of some scale, fitted to the third moment; so a port that mixes single messages and rare large batches gets the
+    long tail that its variance alone does not show. See `Spread`.
     """
 
     ports: PortHistory
@@ -200,7 +204,7 @@ class Baseline:
         if self.tick_ms and tick_ms // SLOT_MS != self.tick_ms // SLOT_MS:
             self._close_slot(slot_of(self.tick_ms))
         if self.tick_ms and day_of(tick_ms) != day_of(self.tick_ms):
-            self._close_day()
+            self.pool_classes()
         self.tick_ms = tick_ms
         self.before = self.mean.copy()
 
@@ -225,26 +229,41 @@ class Baseline:
         mean = self.mean[where] if scale == 0 else np.maximum(self.mean[where], self.before[where])
         return mean * np.float32(SCALES[scale])
 
-    def overdispersion(self, scale: int, mean: F32, where: Where) -> F32:
-        """Variance less mean of the count of one window with that mean."""
-        psi, phi = self._dispersion(scale, where)
+    def spread(self, scale: int, mean: F32, where: Where) -> "Spread":
+        """How counts of windows with that mean scatter."""
+        psi, phi, batch = self._dispersion(scale, where)
         square = np.square(mean)
-        return np.maximum(psi * mean, phi * square) + self._doubt(psi, where) * square
+        extra = np.maximum(psi * mean, phi * square) + self._doubt(psi, where) * square
+        return Spread(mean, extra, np.maximum(batch, extra / mean))
 
-    def _dispersion(self, scale: int, where: Where) -> tuple[F32, F32]:
-        """psi and phi: moments of the port's residuals, shrunk to its class.
+    def steady_spread(self, mean: F32, cap: F32, where: Where) -> "Spread":
+        """How ticks scatter of which no pane counts for more than `cap`: as ticks, with batches cut to that size.
+
+        A cut batch brings at most cap / batch of its second moment, and for lasting through two panes at most `cap`
+        of third over twice the second moment. Noise of the rate can't be cut and keeps a floor.
+        """
+        psi, phi, batch = self._dispersion(TICK, where)
+        cut = np.minimum(cap / np.maximum(batch, np.float32(1e-6)), 1)
+        square = np.square(mean)
+        extra = np.maximum(psi * mean, phi * square) * cut + (self._doubt(psi, where) + _RATE_NOISE) * square
+        return Spread(mean, extra, np.maximum(np.minimum(batch, cap), extra / mean))
+
+    def _dispersion(self, scale: int, where: Where) -> tuple[F32, F32, F32]:
+        """psi, phi and batch: moments of the port's residuals, shrunk to its class by pseudo-observations.
 
         phi = (sum((y - mu)^2 - mu) + k phi0) / (sum(mu^2) + k), psi likewise over sum(mu); on shrinking dispersion see
-        Robinson and Smyth, Biostatistics 2008.
+        Robinson and Smyth, Biostatistics 2008. batch = sum of `skewed` over twice that of `strayed`: the excess of a
+        negative binomial with mean m and m theta of variance beyond m has third cumulant m + 3 m theta + 2 m theta^2.
         """
-        ports, kind = self.ports, self.class_of[where]
-        worth = np.float32(_PRIOR_TICKS) / np.maximum(ports.ticks[where], 1).astype(np.float32)
-        strayed, estimates = ports.strayed[scale, where], []
-        for sums, prior in ((ports.mean, self.classes.psi), (ports.square, self.classes.phi)):
-            own = sums[scale, where]
-            weight = _PRIOR_SUBMITS + worth * own
-            estimates.append(np.maximum(strayed + weight * prior[kind, scale], 0) / (own + weight))
-        return estimates[0], estimates[1]
+        ports, classes, kind = self.ports, self.classes, self.class_of[where]
+        worth = np.square(np.float32(_PRIOR_TICKS) / np.maximum(ports.ticks[where], 1).astype(np.float32))
+        strayed, mean, square = (sums[scale, where] for sums in (ports.strayed, ports.mean, ports.square))
+        submits, squares = _PRIOR_SUBMITS + worth * mean, _PRIOR_SUBMITS + worth * square
+        pooled = np.maximum(strayed + submits * classes.psi[kind, scale], np.float32(1e-6))
+        psi = pooled / (mean + submits)
+        phi = np.maximum(strayed + squares * classes.phi[kind, scale], 0) / (square + squares)
+        skewed = ports.skewed[scale, where] + 2 * submits * classes.psi[kind, scale] * classes.batch[kind, scale]
+        return psi, phi, np.maximum(skewed / (2 * pooled), psi)
 
     def _doubt(self, psi: F32, where: Where) -> F32:
         """Relative variance of the mean itself: level, class profile, own profile."""
@@ -263,19 +282,20 @@ class Baseline:
         result: Flags = (self.ports.ticks[where] >= DAY_TICKS) | self.classes.ready[self.class_of[where]]
         return result
 
-    def note_excess(self, scale: int, excess: F32, most: F32) -> None:
-        """Remember today's peak of the first ports, [n], an excess counting as `most` at most."""
-        peak = self.running.peak[scale, : len(excess)]
-        np.maximum(peak, np.minimum(excess, most), out=peak)
+    def learn_strays(self, scale: int, squares: F32, cubes: F32, windows: int) -> None:
+        """Add the sums of e^2 and e^3 over that many windows of the current tick, [n]; e is winsorised.
 
-    def learn_strays(self, scale: int, strayed: F32, windows: int, learn: Flags) -> None:
-        """Add the residual sum of that many windows of the current tick, [n]."""
-        n, ports = len(strayed), self.ports
-        learn = learn & self.classes.ready[self.class_of[:n]]  # before, the profile is flat and all is stray
+        Hot ports are not left out: what a port does daily becomes its habit within some days.
+        """
+        n, ports = len(squares), self.ports
         keep = np.float32(1 - 1 / STRAY_MEMORY_TICKS)
+        learn = self.classes.ready[self.class_of[:n]]  # before, the profile is flat and all is stray
         mean = self.mean[:n] * np.float32(SCALES[scale])
+        strayed = squares - windows * mean
+        skewed = cubes - windows * mean - 3 * strayed
         for sums, new in (
             (ports.strayed, strayed),
+            (ports.skewed, skewed),
             (ports.mean, windows * mean),
             (ports.square, windows * np.square(mean)),
         ):
@@ -285,19 +305,19 @@ class Baseline:
     def learn_tick(self, submits: F32, learn: Flags, forgive: Flags) -> None:
         """Learn the current tick of the first n ports from their submits, [n].
 
-        learn: ports that saw all of the tick and are not frozen. forgive: learn these as they are, not winsorised.
+        learn: ports that are not frozen. forgive: learn these as they are, not winsorised.
         """
         n = len(submits)
         here = slice(n)
         mean = self.mean[here] * np.float32(TICK_PANES)
-        extra = self.overdispersion(TICK, mean, here)
-        warm = self.classes.ready[self.class_of[here]]
-        most = np.maximum(WINSOR_SIGMAS * np.sqrt(mean + extra), self.ports.peak[TICK, here])
-        usual = np.minimum(submits, np.where(warm & ~forgive, mean + most, np.float32(np.inf)))
+        most = self.spread(TICK, mean, here).most
+        cold = ~self.classes.ready[self.class_of[here]]
+        usual = np.minimum(submits, np.where(cold | forgive, np.float32(np.inf), mean + most))
         keep = np.float32(1 - 1 / LEVEL_MEMORY_TICKS)
         for sums, new in ((self.ports.submits, usual), (self.ports.exposure, self.profile[here])):
             np.copyto(sums[here], sums[here] * keep + new, where=learn)
-        self.learn_strays(TICK, np.square(usual - mean) - mean, 1, learn)
+        stray = np.minimum(submits - mean, most)
+        self.learn_strays(TICK, np.square(stray), stray**3, 1)
         self.ports.ticks[here] += learn
         self.running.slot_submits[here] += usual * learn
         self.running.slot_mean[here] += mean * learn
@@ -311,7 +331,7 @@ class Baseline:
         classes.first_day[:, slot_of(self.tick_ms) % _SLOTS] += cold * np.bincount(kind, submits, len(CLASSES))
         classes.ticks += np.bincount(kind[learn], minlength=len(CLASSES)) > 0
         for c in np.flatnonzero(cold & classes.ready):
-            day = classes.first_day[c] + np.float32(_PRIOR_SUBMITS / SLOT_TICKS)
+            day = classes.first_day[c] + np.float32(1)
             classes.profile[c] = np.tile(day / day.mean(), 2)
             classes.seen[c] = 0.5  # of one kind of day one day, of the other none
             self._pool(int(c))
@@ -320,7 +340,7 @@ class Baseline:
         """Learn a half-hour of the profiles: first the class's, then what is the port's own."""
         running, classes, kind = self.running, self.classes, self.class_of
         mean = np.maximum(running.slot_mean, np.float32(1e-6))
-        psi, phi = self._dispersion(TICK, slice(None))
+        psi, phi, _ = self._dispersion(TICK, slice(None))
         ratio = running.slot_submits / mean
         full = (running.slot_ticks == SLOT_TICKS) & classes.ready[kind]
         tells = np.where(full & (self.ports.ticks >= DAY_TICKS), 1 / (phi + (1 + psi) / mean), 0)
@@ -339,16 +359,8 @@ class Baseline:
         np.copyto(self.ports.deviation[slot], deviation.astype(np.float16), where=full)
         running.slot_submits[:] = running.slot_mean[:] = running.slot_ticks[:] = 0
 
-    def _close_day(self) -> None:
-        """Learn the day's peaks, and what the classes' ports have in common."""
-        days = np.maximum(self.ports.ticks / np.float32(DAY_TICKS), 1)
-        peak, today = self.ports.peak, self.running.peak
-        rise, fall = np.maximum(_PEAK_RISE, 1 / days), np.maximum(_PEAK_FALL, 0.5 / days)
-        peak += np.where(today > peak, rise, fall) * (today - peak)
-        today[:] = 0
-        self.pool_classes()
-
     def pool_classes(self) -> None:
+        """Learn what the ports of each class have in common; once a day."""
         for c in range(len(CLASSES)):
             self._pool(c)
 
@@ -362,13 +374,46 @@ class Baseline:
         classes.level[c] = max(float(level.mean()), 1e-3)
         classes.likeness[c] = np.clip(level.mean() ** 2 / max(float(level.var()), 1e-9), 0.02, 1)
         for scale in range(len(SCALES)):
-            told = members[ports.mean[scale, members] > _PRIOR_SUBMITS]
+            told = members[ports.mean[scale, members] > _TELLING_SUBMITS]
             if len(told) >= 5:  # noqa: PLR2004 - as above
-                strayed, mean, square = (sums[scale, told] for sums in (ports.strayed, ports.mean, ports.square))
+                strayed, skewed, mean, square = (
+                    sums[scale, told] for sums in (ports.strayed, ports.skewed, ports.mean, ports.square)
+                )
                 busy = square / mean >= np.median(square / mean)  # phi rules the busy ports, psi the others
-                psi = np.quantile(strayed / mean, _COLD_QUANTILE)
-                phi = np.quantile((strayed / square)[busy], _COLD_QUANTILE)
-                classes.psi[c, scale], classes.phi[c, scale] = np.clip(psi, 0, 1e3), np.clip(phi, 1e-3, 10)
+                classes.psi[c, scale] = _cold(strayed / mean, 0, 1e3)
+                classes.phi[c, scale] = _cold((strayed / square)[busy], 1e-3, 10)
+                classes.batch[c, scale] = _cold(skewed / np.maximum(2 * strayed, 1), 0, 1e4)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spread:
+    """Distribution of counts about their mean: single messages, and a share of the mean that comes in batches.
+
+    The batches are a negative binomial with the share as its mean and with all the variance beyond Poisson. For
+    batch = extra / mean the share is 1, and the whole count is the usual negative binomial.
+    """
+
+    mean: F32
+    extra: F32  # variance beyond that of a Poisson
+    batch: F32  # >= extra / mean
+
+    @property
+    def sigma(self) -> F32:
+        return np.sqrt(self.mean + self.extra)
+
+    @property
+    def most(self) -> F32:
+        """The excess beyond which counts are winsorised."""
+        return np.maximum(WINSOR_SIGMAS * self.sigma, WINSOR_BATCHES * self.batch)
+
+    @property
+    def batched(self) -> F32:
+        """The share of the mean that comes in batches, in messages."""
+        return self.extra / self.batch
+
+
+def _cold(values: F32, least: float, most: float) -> float:
+    return float(np.clip(np.quantile(values, _COLD_QUANTILE), least, most))
 
 
 def _uncertain(prior: float, days: F32) -> F32:
@@ -391,7 +436,6 @@ def baseline(capacity: int) -> Baseline:
             slot_submits=_zeros(capacity),
             slot_mean=_zeros(capacity),
             slot_ticks=_zeros(capacity, np.int8),
-            peak=_zeros(capacity, np.float32, len(SCALES)),
         ),
         classes=ClassHistory(),
         class_of=_zeros(capacity, np.int8),
@@ -438,13 +482,11 @@ def learn(access_port: Sequence[str], start_ms: Ints, submits: Ints, registry: R
     learner = baseline(len(ports))
     learner.class_of[:] = [class_of(port, registry, int(ticks[-1])) for port in ports]
     born, never = np.zeros((2, len(ports)), np.bool_)
-    unbounded = np.full(len(ports), np.inf, np.float32)
     for tick_ms, rows in zip(ticks.tolist(), np.split(np.arange(len(codes)), begins[1:]), strict=True):
         born[codes[rows]] = True
         counts = np.bincount(codes[rows], submits[rows], len(ports)).astype(np.float32)
         learner.move_to(tick_ms)
         learner.expect(slice(None))
-        learner.note_excess(TICK, counts - learner.mean * TICK_PANES, unbounded)
         learner.learn_tick(counts, born, never)
     if len(ticks):
         learner.move_to(int(ticks[-1]) + DAY_MS)
@@ -457,6 +499,6 @@ def _guess_fine_scales(ports: PortHistory) -> None:
     share = np.minimum(1, DAY_TICKS / np.maximum(ports.ticks, 1)).astype(np.float32)
     for scale in range(TICK):
         ports.strayed[scale] = share * ports.strayed[TICK]
+        ports.skewed[scale] = share * ports.skewed[TICK]
         ports.mean[scale] = share * ports.mean[TICK]
         ports.square[scale] = share * ports.square[TICK] * (SCALES[scale] / TICK_PANES)
-        ports.peak[scale] = ports.peak[TICK]

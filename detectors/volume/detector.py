@@ -23,9 +23,9 @@ from detectors.volume.baseline import (
     TICK,
     TICK_MS,
     TICK_PANES,
-    WINSOR_SIGMAS,
     Baseline,
     Baselines,
+    Spread,
     baseline,
     class_of,
     port_history,
@@ -33,11 +33,16 @@ from detectors.volume.baseline import (
     select,
     widened,
 )
-from detectors.volume.negative_binomial import likelihood_ratio, surprise
+from detectors.volume.negative_binomial import likelihood_ratio, quantile, surprise
 from detectors.volume.wording import Exceedance, flash, ramp, rows_by_port
 
 _PREFILTER_SIGMAS = 4.0
 """A negative binomial with phi up to 10 has less than 1e-8 only beyond 5 sigma (test_volume.py holds it to that)."""
+STEADY = len(SCALES)
+"""The test behind those of the scales: 5 min again, but no pane counts for more than some times its expectation."""
+_TESTS = (*SCALES, TICK_PANES)
+_MOST_COUNTED = 32_000  # fits int16; a port of 3,200 submits a second has no need of this test
+
 _ACCEPTED = np.float32(1e-3)
 """What is left of the weight of the old level when a new one is accepted."""
 
@@ -55,11 +60,15 @@ class VolumeState:
     seeds: Baselines | None = None
     seed_of: dict[str, int] = field(default_factory=dict)  # seeded ports not met yet -> their column
     ring: I32 = field(default_factory=lambda: np.zeros((TICK_PANES, 1024), np.int32))  # last 30 panes
-    sums: I32 = field(default_factory=lambda: np.zeros((len(SCALES), 1024), np.int32))  # of the last 1, 6, 30 panes
-    highest: I32 = field(default_factory=lambda: np.zeros((len(SCALES), 1024), np.int32))  # of `sums` in this tick
-    strayed: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # residual sums of this tick
-    enter: F32 = field(default_factory=lambda: np.full((len(SCALES), 1024), np.inf, np.float32))
-    cap: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # winsorising at the finer scales
+    capped: npt.NDArray[np.int16] = field(
+        default_factory=lambda: np.zeros((TICK_PANES, 1024), np.int16)
+    )  # same, capped
+    cap: npt.NDArray[np.int16] = field(default_factory=lambda: np.zeros(1024, np.int16))  # of one pane of this tick
+    sums: I32 = field(default_factory=lambda: np.zeros((len(_TESTS), 1024), np.int32))  # 1, 6, 30 panes, 30 capped ones
+    squares: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # sums of e^2 in this tick
+    cubes: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # sums of e^3 in this tick
+    enter: F32 = field(default_factory=lambda: np.full((len(_TESTS), 1024), np.inf, np.float32))
+    most: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # where e is winsorised
     flash_since_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))  # 0 = not hot
     flash_last_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
     ramp_since_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))  # 0 = not hot
@@ -88,8 +97,10 @@ class VolumeDetector:
     """Messages over the expectation, at any scale: nobody pages for 3 against 0.1."""
     least_factor: float = 2.0
     """A flash is at least that many times the expectation, however regular the port."""
-    usual_peaks: float = 1.5
-    """A flash exceeds the port's usual daily peak of excess by this factor: what it does daily is no news."""
+    steady_factor: float = 10.0
+    steady_least: int = 5
+    """The steady test counts a pane up to this factor of its expectation, and always up to so many: what a burst has
+    beyond says nothing of how long it lasts."""
     critical_factor: float = 5.0
     critical_excess: int = 200
     """Critical from this factor on, when that is also so many messages beyond the expectation at the same scale."""
@@ -101,11 +112,11 @@ class VolumeDetector:
     """The alternative of the CUSUM, and the factor of the contract: above it for an hour a ramp pages."""
     ramp_height: float = 20.0
     """In simulated negative-binomial traffic: 0.03 false ramps per port-week, 0.55-0.96 of ramps to x4 in 2 h found."""
+    ramp_ticks: int = 4
+    """No tick counts for more than this part of the height: a burst is not a ramp."""
     ramp_remain: float = 1.8
     """Told as long as the last 5 min are above it: about where the CUSUM has no drift, (f - 1) / log f of a Poisson."""
     ramp_page_ms: int = 3_600_000
-    largest_lesson: float = 3.0
-    """An excess counts towards the usual peak as at most so many times what opens a flash."""
     accept_ms: int = 86_400_000
     """A port that is hot for so long has a new usual: its level is learnt anew."""
 
@@ -145,7 +156,7 @@ class VolumeDetector:
     def _catch_up(self, state: VolumeState, start_ms: int) -> None:
         """Bring the state to a pane. Panes without any row are quiet for up to a tick; a longer jump is a gap."""
         if not state.next_ms or start_ms - state.next_ms > TICK_MS:
-            state.ring[:] = state.sums[:] = state.highest[:] = state.strayed[:] = 0
+            state.ring[:] = state.capped[:] = state.sums[:] = state.squares[:] = state.cubes[:] = 0
             state.next_ms = state.unbroken_ms = start_ms
             self._begin_tick(state)
         while state.next_ms < start_ms:
@@ -175,14 +186,17 @@ class VolumeDetector:
         sums[0] = counts
         for scale in range(1, len(SCALES)):
             sums[scale] += counts - state.ring[(at - SCALES[scale]) % TICK_PANES, :n]
-        state.ring[at % TICK_PANES, :n] = counts
+        capped = np.minimum(counts, state.cap[:n])
+        sums[STEADY] += capped - state.capped[at % TICK_PANES, :n]
+        state.ring[at % TICK_PANES, :n], state.capped[at % TICK_PANES, :n] = counts, capped
         state.next_ms += PANE_MS
-        np.maximum(state.highest[:, :n], sums, out=state.highest[:, :n])
         for scale in range(TICK):
             if state.next_ms % (SCALES[scale] * PANE_MS) == 0:
                 mean = state.baseline.mean[:n] * np.float32(SCALES[scale])
-                stray = np.minimum(sums[scale].astype(np.float32) - mean, state.cap[scale, :n])
-                state.strayed[scale, :n] += stray * stray - mean
+                stray = np.minimum(sums[scale].astype(np.float32) - mean, state.most[scale, :n])
+                square = stray * stray
+                state.squares[scale, :n] += square
+                state.cubes[scale, :n] += square * stray
 
     def _begin_tick(self, state: VolumeState) -> None:
         state.baseline.move_to(state.next_ms // TICK_MS * TICK_MS)
@@ -196,15 +210,19 @@ class VolumeDetector:
         silent = ~baseline.has_history(where)
         for scale in range(len(SCALES)):
             mean = baseline.window_mean(scale, where)
-            sigma = np.sqrt(mean + baseline.overdispersion(scale, mean, where))
-            peak = baseline.ports.peak[scale, where]
-            excess = np.maximum(_PREFILTER_SIGMAS * sigma, self.usual_peaks * peak)
-            excess = np.maximum(excess, (self.least_factor - 1) * mean)
-            excess = np.maximum(excess, self.least_excess)
-            excess[silent] = np.inf
-            state.enter[scale, where] = mean + excess
+            spread = baseline.spread(scale, mean, where)
+            state.enter[scale, where] = np.where(silent, np.inf, mean + self._least(spread))
             if scale < TICK:
-                state.cap[scale, where] = np.maximum(WINSOR_SIGMAS * sigma, peak)
+                state.most[scale, where] = spread.most
+        cap = np.maximum(self.steady_factor * baseline.window_mean(0, where), self.steady_least)
+        state.cap[where] = np.minimum(cap, _MOST_COUNTED)
+        spread = baseline.steady_spread(baseline.window_mean(TICK, where), state.cap[where].astype(np.float32), where)
+        state.enter[STEADY, where] = np.where(silent, np.inf, spread.mean + self._least(spread))
+
+    def _least(self, spread: Spread) -> F32:
+        """The least excess that is worth an exact test."""
+        excess = np.maximum(_PREFILTER_SIGMAS * spread.sigma, (self.least_factor - 1) * spread.mean)
+        return np.maximum(excess, self.least_excess)
 
     def _flashes(self, state: VolumeState, pane: Pane, port_of_row: I32, registry: Registry) -> list[Finding]:
         n = state.known
@@ -263,16 +281,16 @@ class VolumeDetector:
         if state.unbroken_ms <= state.baseline.tick_ms:
             self._follow_ramps(state)
             self._learn(state)
-        state.highest[:] = state.strayed[:] = 0
+        state.squares[:] = state.cubes[:] = 0
         self._begin_tick(state)
 
     def _follow_ramps(self, state: VolumeState) -> None:
         n = state.settled
         here, baseline = slice(n), state.baseline
         mean = baseline.mean[:n] * np.float32(TICK_PANES)
-        phi = baseline.overdispersion(TICK, mean, here) / np.square(mean)
+        phi = baseline.spread(TICK, mean, here).extra / np.square(mean)
         count = state.sums[TICK, :n].astype(np.float32)
-        ratio = likelihood_ratio(count, mean, phi, self.ramp_factor)
+        ratio = np.minimum(likelihood_ratio(count, mean, phi, self.ramp_factor), self.ramp_height / self.ramp_ticks)
         cusum = np.clip(state.cusum[:n] + ratio, 0, 2 * self.ramp_height)  # the ceiling lets a ramp end soon
         flashing = state.flash_since_ms[:n] > 0  # the more specific rule speaks of these messages
         cusum[flashing | ~baseline.has_history(here)] = 0
@@ -293,34 +311,37 @@ class VolumeDetector:
         baseline.ports.submits[:n][turned] *= _ACCEPTED
         baseline.ports.exposure[:n][turned] *= _ACCEPTED
         learn = (since == 0) | forgive
-        for scale in range(len(SCALES)):
-            expected = baseline.window_mean(scale, slice(n))
-            most = np.float32(self.largest_lesson) * (state.enter[scale, :n] - expected)
-            baseline.note_excess(scale, state.highest[scale, :n] - expected, most)
         for scale in range(TICK):
-            baseline.learn_strays(scale, state.strayed[scale, :n], TICK_PANES // SCALES[scale], learn)
+            windows = TICK_PANES // SCALES[scale]
+            baseline.learn_strays(scale, state.squares[scale, :n], state.cubes[scale, :n], windows)
         baseline.learn_tick(state.sums[TICK, :n].astype(np.float32), learn, forgive)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tests:
-    """Exact tests of some ports at all scales; arrays are [3, ports]."""
+    """Exact tests of some ports; arrays are [tests, ports]."""
 
     ports: Ints
     observed: I32
     expected: Floats
-    phi: Floats
+    batched: Floats  # part of `expected` that comes in batches
+    phi: Floats  # of the batches
     surprise: Floats
 
-    def exceedance(self, state: VolumeState, scale: int, i: int, since_ms: Ints, planned: int) -> Exceedance:
-        port = int(self.ports[i])
+    def exceedance(self, state: VolumeState, test: int, i: int, since_ms: Ints, planned: int) -> Exceedance:
+        """What one test says of the i-th port. The steady one speaks of the whole 5 min; only its chance is its own."""
+        port, scale = int(self.ports[i]), min(test, TICK)
+        single = float(self.expected[scale, i] - self.batched[scale, i])
+        batched, phi = self.batched[scale, [i]], self.phi[scale, [i]]
         return Exceedance(
             port=port,
             observed=int(self.observed[scale, i]),
             expected=float(self.expected[scale, i]),
-            phi=float(self.phi[scale, i]),
-            surprise=float(self.surprise[scale, i]),
+            low=int(single + quantile(0.025, batched, phi)[0]),
+            high=int(np.ceil(single + quantile(0.975, batched, phi)[0])),
+            surprise=float(self.surprise[test, i]),
             scale=SCALES[scale],
+            steady=test == STEADY,
             since_ms=int(since_ms[port]),
             planned=planned,
             port_class=int(state.baseline.class_of[port]),
@@ -329,14 +350,15 @@ class _Tests:
 
 
 def _tested(state: VolumeState, ports: Ints) -> _Tests:
-    observed, expected, extra = state.sums[:, ports], [], []
-    for scale in range(len(SCALES)):
-        expected.append(state.baseline.window_mean(scale, ports))
-        extra.append(state.baseline.overdispersion(scale, expected[scale], ports))
-    mean = np.stack(expected).astype(np.float64)
-    phi = np.stack(extra) / mean**2
-    odds = surprise(np.maximum(observed, 1).astype(np.float64), mean, phi)
-    return _Tests(ports, observed, mean, phi, np.maximum(odds - np.log10(len(SCALES)), 0))  # Bonferroni
+    baseline = state.baseline
+    means = [baseline.window_mean(scale, ports) for scale in range(len(SCALES))]
+    spreads = [baseline.spread(scale, mean, ports) for scale, mean in enumerate(means)]
+    spreads.append(baseline.steady_spread(means[TICK], state.cap[ports].astype(np.float32), ports))
+    observed, expected = state.sums[:, ports], np.stack([spread.mean for spread in spreads]).astype(np.float64)
+    batched = np.stack([spread.batched for spread in spreads]).astype(np.float64)
+    phi = np.stack([spread.batch for spread in spreads]) / batched
+    odds = surprise(np.maximum(observed - (expected - batched), 1), batched, phi)
+    return _Tests(ports, observed, expected, batched, phi, np.maximum(odds - np.log10(len(_TESTS)), 0))  # Bonferroni
 
 
 def _planned(pane: Pane, ports: Ints, registry: Registry) -> Ints:

@@ -9,7 +9,6 @@ import numpy as np
 from detectors.batch import Codes, Ints
 from detectors.contract import PANE_MS, Finding, Pane, Severity, Wording
 from detectors.volume.baseline import CLASSES, DAY_TICKS
-from detectors.volume.negative_binomial import quantile
 
 _TOP = 5
 _COARSE = 10  # expectations below it are told with a decimal
@@ -24,9 +23,11 @@ class Exceedance:
     port: int  # port code
     observed: int
     expected: float
-    phi: float
+    low: int  # central 95 % range
+    high: int
     surprise: float  # -log10 of the chance of so much or more
-    scale: int
+    scale: int  # panes
+    steady: bool  # the chance is that of so steady an excess, whatever single panes brought
     since_ms: int
     planned: int  # recipients of campaigns announced for now
     port_class: int
@@ -66,8 +67,6 @@ def ramp(rows: Rows, found: Exceedance, severity: Severity) -> Finding:
 
 def _finding(rule: str, rows: Rows, found: Exceedance, severity: Severity, lead: Wording) -> Finding:
     pane, mine = rows.pane, rows.of(found.port)
-    mean, phi = np.array([found.expected]), np.array([found.phi])
-    low, high = int(quantile(0.025, mean, phi)[0]), int(quantile(0.975, mean, phi)[0])
     largest = mine[np.argsort(-pane.submits[mine], kind="stable")[:_TOP]]
     return Finding(
         rule=rule,
@@ -75,8 +74,8 @@ def _finding(rule: str, rows: Rows, found: Exceedance, severity: Severity, lead:
         at_ms=pane.start_ms,
         access_port=pane.groups.ports[found.port],
         size=found.factor,
-        summary=_summary(lead, found, low, high, pane.end_ms),
-        evidence=_evidence(found, low, high, _full_ports(pane, mine)),
+        summary=_summary(lead, found, pane.end_ms),
+        evidence=_evidence(found, _full_ports(pane, mine)),
         ruled_out=(_retries(int(pane.retries[mine].sum())), _campaign(found.planned)),
         offsets=tuple(pane.first_offset[largest].tolist()),
     )
@@ -102,16 +101,17 @@ def _full_ports(pane: Pane, rows: Ints) -> list[dict[str, Any]]:
     return [{"extension": extension, "submits": count} for extension, count in top if count]
 
 
-def _evidence(found: Exceedance, low: int, high: int, full_ports: list[dict[str, Any]]) -> Mapping[str, Any]:
+def _evidence(found: Exceedance, full_ports: list[dict[str, Any]]) -> Mapping[str, Any]:
     scale_s = found.scale * PANE_MS // 1_000
     return {
         "observed": found.observed,
         "expected": round(found.expected, 3),
-        "low": low,
-        "high": high,
+        "low": found.low,
+        "high": found.high,
         "surprise": round(found.surprise, 1),
         "factor": round(found.factor, 2),
         "scale_s": scale_s,
+        "steady": found.steady,
         "expected_per_s": round(found.expected / scale_s, 4),
         "since_ms": found.since_ms,
         "class": CLASSES[found.port_class],
@@ -121,13 +121,14 @@ def _evidence(found: Exceedance, low: int, high: int, full_ports: list[dict[str,
     }
 
 
-def _summary(lead: Wording, found: Exceedance, low: int, high: int, now_ms: int) -> Wording:
+def _summary(lead: Wording, found: Exceedance, now_ms: int) -> Wording:
     span, lasting = _SPAN[found.scale], _duration((now_ms - found.since_ms) // 1_000)
+    steady = Wording(" without a pause", "持续发送") if found.steady else Wording("", "")
     expected, power = f"{found.expected:,.{1 if found.expected < _COARSE else 0}f}", int(found.surprise)
     return Wording(
-        f"{lead.en}observed {found.observed:,} in {span.en}, expected {expected} ({low:,}-{high:,}), "
+        f"{lead.en}observed {found.observed:,} in {span.en}{steady.en}, expected {expected} ({found.low:,}-{found.high:,}), "
         f"chance 1 in 10^{power}, for {lasting.en}",
-        f"{lead.zh}{span.zh}内{found.observed:,}条，预期{expected}条（{low:,}-{high:,}），"
+        f"{lead.zh}{span.zh}内{steady.zh}{found.observed:,}条，预期{expected}条（{found.low:,}-{found.high:,}），"
         f"偶然概率10^-{power}，已持续{lasting.zh}",
     )
 

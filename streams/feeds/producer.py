@@ -183,9 +183,11 @@ class _Sender:
             if self.topic not in await admin.list_topics():  # asked for by name, it might be created with one partition
                 raise FeedError(f"{self.topic}: no such topic at {self._where}: portwatch topics create")
         self._producer = await started_producer(self._settings, max_batch_size=BATCH_BYTES, compression_type="zstd")
+        self._watcher = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._watcher.cancel()
         try:
             await asyncio.wait_for(self._producer.stop(), PATIENCE_S)
         except TimeoutError:
@@ -252,7 +254,7 @@ class _Sender:
         return partition
 
     async def _patiently(self, work: Awaitable[T]) -> T:
-        """Wait as long as it takes, and say so; once told to stop, for PATIENCE_S more."""
+        """Wait as long as it takes; once told to stop, for PATIENCE_S more."""
         task = asyncio.ensure_future(work)
         while True:
             was_told_to_stop = self._stop.is_set()
@@ -262,7 +264,17 @@ class _Sender:
             if was_told_to_stop:
                 task.cancel()
                 raise _GivenUpError
-            self._say(f"waiting for Kafka at {self._where}: {self.acknowledged:,} submits acknowledged so far")
+
+    async def _watch(self) -> None:
+        """Say when Kafka has left a batch without an answer for PATIENCE_S."""
+        while True:
+            oldest = self._oldest_unsettled()
+            await asyncio.sleep(PATIENCE_S)
+            if oldest and oldest is self._oldest_unsettled():
+                self._say(f"waiting for Kafka at {self._where}: {self.acknowledged:,} submits acknowledged so far")
+
+    def _oldest_unsettled(self) -> _Unsettled | None:
+        return next((batch for batch in self._unsettled if not batch.acknowledgement.done()), None)
 
 
 def _now_ms() -> int:

@@ -1,6 +1,6 @@
 """Records that a hostile or careless world sends, each with the fate that the contract gives it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import orjson
 from streams.simulate.rhythm import DAY_MS, MINUTE_MS, Ints
 from streams.simulate.stage import Window
 from streams.simulate.texts import variants
-from streams.simulate.world import Port, Row, World
+from streams.simulate.world import Row, Sender
 
 Record = dict[str, Any]
 
@@ -67,50 +67,50 @@ BREAKS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BrokenLines:
-    """Lines to be mixed into the traffic, by arrival."""
+    """Lines to be mixed into the traffic, by arrival. `keys`: the ports that they have, or would have had."""
 
     received_ms: Ints
+    keys: list[bytes]
     lines: list[bytes]
-    key: bytes  # the port they come under; for those that name none, the one they would have had
     labels: list[Row]
 
 
-def broken_lines(rng: np.random.Generator, world: World, port: Port, window: Window, each: int) -> BrokenLines:
-    """`each` records of every kind, at random times of the window, as if sent by the port's first sender."""
-    sender = next(sender for sender in world.senders if sender.port == port.number)
-    text = variants(rng, sender.book, sender.signature, None, 1)[0]
-    specimen: Record = {
-        "event_id": "",
-        "event_time_ms": 0,
-        "received_ms": 0,
-        "access_port": port.number,
+def broken_lines(rng: np.random.Generator, senders: Sequence[Sender], window: Window, each: int) -> BrokenLines:
+    """`each` records of every kind, at random times of the window, from senders by their share of the traffic."""
+    shares = np.array([sender.daily for sender in senders])
+    found: list[tuple[int, bytes, bytes]] = []
+    for broken in BREAKS.values():
+        times = rng.integers(window.from_ms, window.to_ms, each).tolist()
+        chosen = rng.choice(len(senders), each, p=shares / shares.sum()).tolist()
+        for at_ms, place in zip(times, chosen, strict=True):
+            record = _specimen(rng, senders[place], f"broken{len(found):016x}", at_ms)
+            lines = [orjson.dumps(record)] if broken.follows_original else []
+            found += [(at_ms, senders[place].port.encode(), line) for line in (*lines, broken.make(record))]
+    found.sort(key=lambda entry: entry[0])
+    received = np.array([at_ms for at_ms, _, _ in found], np.int64)
+    labels = [_label(kind, broken.fate, each, window) for kind, broken in BREAKS.items()]
+    return BrokenLines(received, [key for _, key, _ in found], [line for _, _, line in found], labels)
+
+
+def _label(kind: str, fate: str, count: int, window: Window) -> Row:
+    return {"broken": kind, "fate": fate, "count": count, "from_ms": window.from_ms, "to_ms": window.to_ms}
+
+
+def _specimen(rng: np.random.Generator, sender: Sender, event_id: str, at_ms: int) -> Record:
+    """A good record."""
+    text = variants(rng, sender.book, *sender.ends, 1)[0]
+    return {
+        "event_id": event_id,
+        "event_time_ms": at_ms,
+        "received_ms": at_ms,
+        "access_port": sender.port,
         "extension": sender.extension,
         "account": sender.path.account,
         "gateway_id": sender.path.gateway_id,
         "protocol": sender.path.protocol,
-        "carrier": port.carriers[0],
+        "carrier": sender.carriers[0],
         "recipient_count": 1,
         "segment_count": text.segments,
         "submit_result": "accepted",
-        "text": orjson.loads(b'"' + text.before + b"000000" + text.after + b'"'),
+        "text": text.with_number(0),
     }
-    pairs: list[tuple[int, bytes]] = []
-    labels: list[Row] = []
-    for kind, broken in BREAKS.items():
-        for at_ms in rng.integers(window.from_ms, window.to_ms, each).tolist():
-            record = {**specimen, "event_id": f"broken{len(pairs):016x}", "event_time_ms": at_ms, "received_ms": at_ms}
-            pairs += [(at_ms, orjson.dumps(record))] if broken.follows_original else []
-            pairs.append((at_ms, broken.make(record)))
-        labels.append(
-            {
-                "broken": kind,
-                "fate": broken.fate,
-                "count": each,
-                "access_port": port.number,
-                "from_ms": window.from_ms,
-                "to_ms": window.to_ms,
-            }
-        )
-    pairs.sort(key=lambda pair: pair[0])
-    received = np.array([at_ms for at_ms, _ in pairs], np.int64)
-    return BrokenLines(received, [line for _, line in pairs], port.number.encode(), labels)

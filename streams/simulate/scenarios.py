@@ -104,7 +104,7 @@ SCENARIOS: dict[str, Scenario] = {
         about="every signature rule with a true case and a false one",
         start="2026-09-16T10:00",
         minutes=60,
-        daily_submits=300_000,
+        daily_submits=900_000,
         cues=(
             Cue("missing", "travel-0", 10, 40),
             Cue("unfiled", "shop-0", 10, 40),
@@ -135,7 +135,7 @@ SCENARIOS: dict[str, Scenario] = {
         about="ports used by companies that are not their lessees, beside every legal use that looks like it",
         start="2026-09-16T09:00",
         minutes=180,
-        daily_submits=300_000,
+        daily_submits=900_000,
         cues=(
             Cue("foreign-enterprises", "login-0", 30, 120),
             Cue("shared-tenant", "travel-0", 40, 120),
@@ -169,10 +169,10 @@ SCENARIOS: dict[str, Scenario] = {
         ),
     ),
     "broken": Scenario(
-        about="mostly poison: every kind of broken record, with the fate that the contract gives it",
+        about="as much poison as traffic: every kind of broken record, with the fate that the contract gives it",
         start="2026-09-16T10:00",
         minutes=30,
-        daily_submits=100_000,
+        daily_submits=150_000,
         broken=300,
         broken_between=(2, 30),
     ),
@@ -231,7 +231,7 @@ class Simulation:
         if not recipe.broken:
             return None
         first, last = (self.start_ms + minute * MINUTE_MS for minute in recipe.broken_between)
-        return broken_lines(rng, self._world, self._world.ports["parcel-4"], Window(first, last), recipe.broken)
+        return broken_lines(rng, self._background, Window(first, last), recipe.broken)
 
 
 def simulate(scenario: str, seed: int, scale: float = 1.0) -> Simulation:

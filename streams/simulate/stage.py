@@ -7,7 +7,7 @@ from streams.simulate.rhythm import MINUTE_MS, Rates
 from streams.simulate.trades import Desk, desk_of
 from streams.simulate.world import Company, Path, Port, Row, Sender, World
 
-STRAY_PER_MINUTE = 6.0
+STRAY_PER_MINUTE = 4.0
 """Usual rate of a guest: enough to be seen, far too little to change the volume of a usual port much."""
 
 

@@ -29,6 +29,11 @@ class Variant:
     after: bytes
     segments: int
 
+    def with_number(self, live: int) -> str:
+        """The whole text."""
+        text: str = orjson.loads(b'"%b%06d%b"' % (self.before, live, self.after))
+        return text
+
 
 def variants(rng: np.random.Generator, book: str, head: str | None, tail: str | None, count: int) -> list[Variant]:
     """`count` texts of a book, signed at the head, the tail, both or not at all."""

@@ -9,7 +9,7 @@ import orjson
 from streams.simulate.broken import BrokenLines
 from streams.simulate.rhythm import MINUTE_MS, Ints
 from streams.simulate.stage import Stage
-from streams.simulate.texts import Variant, variants
+from streams.simulate.texts import variants
 from streams.simulate.world import Sender
 
 _VARIANTS = 16
@@ -127,7 +127,7 @@ class Traffic:
         first = int(np.searchsorted(self._broken.received_ms, minute_ms))
         stop = int(np.searchsorted(self._broken.received_ms, minute_ms + MINUTE_MS))
         received = np.concatenate([received, self._broken.received_ms[first:stop]])
-        keys += [self._broken.key] * (stop - first)
+        keys += self._broken.keys[first:stop]
         lines += self._broken.lines[first:stop]
         order = np.argsort(received, kind="stable")
         places = order.tolist()
@@ -141,7 +141,7 @@ class _Script:
         self._prefix = b"%06x" % int(rng.integers(1 << 24))
         self._keys = [sender.port.encode() for sender in senders]
         self._routes = [route for sender in senders for route in _routes(sender)]
-        self._texts = [text for sender in senders for text in _texts(rng, sender)]
+        self._texts = [text for sender in senders for text in variants(rng, sender.book, *sender.ends, _VARIANTS)]
         self._directory = {carrier: _directory(rng, prefix) for carrier, prefix in _NUMBER_PREFIX.items()}
 
     def written(self, rows: _Rows) -> tuple[list[bytes], list[bytes]]:
@@ -257,9 +257,3 @@ def _directory(rng: np.random.Generator, prefix: str) -> bytes:
     """All subscribers of one carrier as a JSON list without brackets, shuffled; its start once more at the end."""
     numbers = [f'"{prefix}{number:04d}",' for number in rng.permutation(_SUBSCRIBERS)]
     return "".join(numbers + numbers[:_MOST_RECIPIENTS]).encode()
-
-
-def _texts(rng: np.random.Generator, sender: Sender) -> list[Variant]:
-    at_tail = sender.place == "tail"
-    head, tail = sender.signature, sender.second_signature
-    return variants(rng, sender.book, *((tail, head) if at_tail else (head, tail)), _VARIANTS)

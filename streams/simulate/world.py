@@ -75,6 +75,12 @@ class Sender:
     second_signature: str | None = None  # at the other end
 
     @property
+    def ends(self) -> tuple[str | None, str | None]:
+        """The names at the head and at the tail of its texts."""
+        names = (self.signature, self.second_signature)
+        return names if self.place == "head" else names[::-1]
+
+    @property
     def is_bulk(self) -> bool:
         return self.book in ("marketing", "loan", "public")
 

@@ -10,7 +10,7 @@ import re
 from binascii import unhexlify
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import chain, compress
 from operator import not_
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from detectors.batch import NO_TIME, Hashes, Ints, SubmitBatch, empty_batch
+from detectors.batch import NO_TIME, Hashes, Ints, SubmitBatch
 from streams.contract import (
     EARLIEST_MS,
     LATEST_MS,
@@ -76,17 +76,14 @@ def decode(
     content-type header by index in `values`; a record without one, or with any other than the two of blocks, is JSON.
     """
     lines = _unfold(values, content_types) if content_types else _Lines(values, np.arange(len(values)))
-    offset = offsets[lines.index]
-    log_ms = np.full_like(offset, NO_TIME) if log_time_ms is None else np.maximum(log_time_ms[lines.index], NO_TIME)
     intake = _Intake()
-    parts = [empty_batch(floor_ms=0)]
-    for start in range(0, len(offset), CHUNK):
-        rows = slice(start, start + CHUNK)
-        parts.append(intake.take(lines.values[rows], start, offset[rows], log_ms[rows]))
+    for start in range(0, len(lines.values), CHUNK):
+        intake.take(lines.values[start : start + CHUNK], start)
+    source = np.delete(lines.index, sorted(intake.refused)) if intake.refused else lines.index
     return Decoded(
-        batch=_concatenated(parts),
+        batch=intake.batch(offsets[source], None if log_time_ms is None else log_time_ms[source]),
         rejects=lines.rejects(intake.refused, offsets),
-        submits_in=len(offset) + len(lines.refused_blocks),
+        submits_in=len(lines.values) + len(lines.refused_blocks),
         dropped=intake.dropped,
         inconsistent=intake.inconsistent,
         undecodable=intake.undecodable,
@@ -154,7 +151,7 @@ def _arrow_rows(block: bytes) -> list[bytes] | _Refusal:
         return _Refusal(RejectReason.ARROW_UNSUPPORTED, "Arrow blocks need the extra: pip install 'portwatch[arrow]'")
     try:
         with pa.ipc.open_stream(block) as stream:
-            names = [name for name in stream.schema.names if name in _FIELDS]
+            names = [name for name in stream.schema.names if name in _KNOWN]
             for name in names:
                 if not _PLAIN_ARROW.fullmatch(kind := str(stream.schema.field(name).type)):
                     return _Refusal(RejectReason.BAD_ARROW, f"{name} is {kind}: not integer, string or list of string")
@@ -200,9 +197,8 @@ _NOT_A_FULL_PORT = _Refusal(
 )
 
 _LONE_SURROGATE = re.compile(
-    rb"(?<!\\)(?:\\\\)*(?:"
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F])"
+    rb"\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F])"
 )
 
 
@@ -230,7 +226,7 @@ def _second_look(record: bytes | None) -> _Mended | _Refusal:
 def _field_by_field(raw: dict[str, msgspec.Raw]) -> _Mended | _Refusal:
     good: dict[str, Any] = {}
     dropped = []
-    for name in raw.keys() & _FIELDS.keys():
+    for name in filter(raw.__contains__, _FIELDS):
         try:
             good[name] = _FIELDS[name](raw[name])
         except msgspec.ValidationError as error:
@@ -250,7 +246,7 @@ def _bad_required(name: str, value: bytes, error: msgspec.ValidationError) -> _R
         msgspec.json.decode(value, type=required.kind)
     except msgspec.ValidationError:
         return _Refusal(RejectReason.WRONG_TYPE, f"{name}: {error}")
-    shown = f" {value.decode()}" if required.kind is int else ""
+    shown = f" {value[:24].decode()}" if required.kind is int else ""
     return _Refusal(required.bad_value, f"{name}{shown}: {required.allowed}")
 
 
@@ -259,7 +255,7 @@ def _malformed(line: bytes, error: Exception) -> _Refusal:
         line.decode()
     except UnicodeDecodeError as not_text:
         return _Refusal(RejectReason.BAD_UTF8, f"{not_text.reason} at byte {not_text.start}")
-    if _LONE_SURROGATE.search(line):
+    if _LONE_SURROGATE.search(line.replace(rb"\\", b" ")):
         return _Refusal(RejectReason.BAD_UTF8, "lone surrogate")
     return _Refusal(RejectReason.NOT_JSON, str(error))
 
@@ -290,6 +286,10 @@ def _within_limit(lines: Sequence[bytes | None]) -> Sequence[bytes | None]:
     return [line if line is None or len(line) <= MAX_RECORD_BYTES else None for line in lines]
 
 
+def _ints(column: list[int]) -> Ints:
+    return np.fromiter(column, np.int64, len(column))
+
+
 def _unknown_fields(line: bytes | None) -> int:
     try:
         return len(_decode_object(line or b"{}").keys() - _KNOWN)
@@ -299,50 +299,56 @@ def _unknown_fields(line: bytes | None) -> int:
 
 @dataclass(slots=True)
 class _Intake:
-    """Turns chunks into columns and keeps the books about what does not get into them."""
+    """Columns that grow chunk by chunk, and the books about what does not get into them."""
 
     refused: dict[int, _Refusal] = field(default_factory=dict)  # by position
     dropped: Counter[str] = field(default_factory=Counter)
     inconsistent: int = 0
     undecodable: int = 0
     unknown_fields: int = 0
+    event_id: list[str] = field(default_factory=list)
+    event_time_ms: list[int] = field(default_factory=list)
+    received_ms: list[int] = field(default_factory=list)
+    access_port: list[str] = field(default_factory=list)
+    extension: list[str | None] = field(default_factory=list)
+    account: list[str | None] = field(default_factory=list)
+    carrier: list[str | None] = field(default_factory=list)
+    text: list[str | None] = field(default_factory=list)
+    recipient_count: list[int] = field(default_factory=list)  # 0 is 'not given'
+    listed: list[int] = field(default_factory=list)  # recipients by list; 0 is 'no list'
+    segments: list[int] = field(default_factory=list)
+    is_retry: list[bool] = field(default_factory=list)
 
-    def take(self, lines: Sequence[bytes | None], start: int, offset: Ints, log_ms: Ints) -> SubmitBatch:
-        """The rows of one chunk; `start` is the position of its first line. Shapes: int64[n] as `lines`."""
+    def take(self, lines: Sequence[bytes | None], start: int) -> None:
+        """Add the rows of one chunk; `start` is the position of its first line."""
         submits, rows = self._parse(lines, start)
+        if start not in self.refused:
+            self.unknown_fields += _unknown_fields(lines[0])
         access_port = [s.access_port for s in submits]
         extension = [s.extension for s in submits]
         if not _are_full_ports(access_port, extension):
             good = list(map(_is_full_port, access_port, extension))
             self.refused |= {start + row: _NOT_A_FULL_PORT for row in compress(rows, map(not_, good))}
-            submits, rows = list(compress(submits, good)), list(compress(rows, good))
+            submits = list(compress(submits, good))
             access_port, extension = [s.access_port for s in submits], [s.extension for s in submits]
-        if len(rows) < len(lines):
-            offset, log_ms = offset[rows], log_ms[rows]
-        received_ms = np.array([s.received_ms or NO_TIME for s in submits], np.int64)
-        return SubmitBatch(
-            offset=offset,
-            event_time_ms=np.array([s.event_time_ms for s in submits], np.int64),
-            received_ms=np.where(received_ms == NO_TIME, log_ms, received_ms),
-            event_id=hash_event_ids([s.event_id for s in submits]),
-            access_port=access_port,
-            extension=extension,
-            account=[s.account for s in submits],
-            carrier=[s.carrier for s in submits],
-            text=[
-                s.text if s.content_hex is None and s.udh_total is None and s.pk_total is None else self._text(s)
-                for s in submits
-            ],
-            recipients=self._recipients(submits),
-            segments=np.array(
-                [
-                    s.segment_count or 1 if s.udh_total is None and s.udh_ref is None and s.udh_seq is None else 1
-                    for s in submits
-                ],
-                np.int64,
-            ),
-            is_retry=np.array([s.retry_of is not None for s in submits], np.bool_),
-        )
+        self.access_port += access_port
+        self.extension += extension
+        self.event_id += [s.event_id for s in submits]
+        self.event_time_ms += [s.event_time_ms for s in submits]
+        self.received_ms += [s.received_ms or NO_TIME for s in submits]
+        self.account += [s.account for s in submits]
+        self.carrier += [s.carrier for s in submits]
+        self.text += [
+            s.text if s.content_hex is None and s.udh_total is None and s.pk_total is None else self._text(s)
+            for s in submits
+        ]
+        self.recipient_count += [s.recipient_count or 0 for s in submits]
+        self.listed += map(len, self._recipients(submits))
+        self.segments += [
+            s.segment_count or 1 if s.udh_total is None and s.udh_ref is None and s.udh_seq is None else 1
+            for s in submits
+        ]
+        self.is_retry += [s.retry_of is not None for s in submits]
 
     def _parse(self, lines: Sequence[bytes | None], start: int) -> tuple[list[JudgedFields], Sequence[int]]:
         """The submits that can be read, and the rows of `lines` in which they stand."""
@@ -389,28 +395,36 @@ class _Intake:
         self.dropped["content_hex"] += 1
         return None
 
-    def _recipients(self, submits: list[JudgedFields]) -> Ints:
-        """How many each submit has, int64[n]. Nothing else of the numbers leaves this function."""
-        lists = [s.recipients for s in submits]
-        if not _are_digits(chain.from_iterable(filter(None, lists))):
-            wrong = [numbers is not None and not _are_digits(numbers) for numbers in lists]
-            self.dropped["recipients"] += sum(wrong)
-            lists = [None if is_wrong else numbers for is_wrong, numbers in zip(wrong, lists, strict=True)]
-        given = np.array([s.recipient_count or 0 for s in submits], np.int64)
-        listed = np.array([-1 if numbers is None else len(numbers) for numbers in lists], np.int64)
-        self.inconsistent += int(((given > 0) & (listed >= 0) & (given != listed)).sum())
-        return np.where(given > 0, given, np.maximum(listed, 1))
+    def _recipients(self, submits: list[JudgedFields]) -> list[list[str]]:
+        """The lists of numbers, to be counted; empty where there is none."""
+        lists: list[list[str]] = [s.recipients or [] for s in submits]
+        if _are_digits(chain.from_iterable(lists)):
+            return lists
+        good = list(map(_are_digits, lists))
+        self.dropped["recipients"] += good.count(False)
+        return [numbers if is_good else [] for numbers, is_good in zip(lists, good, strict=True)]
 
-
-def _concatenated(parts: list[SubmitBatch]) -> SubmitBatch:
-    columns: dict[str, Any] = {}
-    for f in fields(SubmitBatch):
-        column = [getattr(part, f.name) for part in parts]
-        if isinstance(column[0], np.ndarray):
-            columns[f.name] = np.concatenate(column)
-        elif isinstance(column[0], list):
-            columns[f.name] = list(chain.from_iterable(column))
-    return SubmitBatch(**columns)
+    def batch(self, offset: Ints, log_time_ms: Ints | None) -> SubmitBatch:
+        """The rows that were taken, of records with these offsets and log times (int64[n])."""
+        received_ms = _ints(self.received_ms)
+        if log_time_ms is not None:
+            received_ms = np.where(received_ms == NO_TIME, np.maximum(log_time_ms, NO_TIME), received_ms)
+        given, listed = _ints(self.recipient_count), _ints(self.listed)
+        self.inconsistent = int(((given != listed) & (given > 0) & (listed > 0)).sum())
+        return SubmitBatch(
+            offset=offset,
+            event_time_ms=_ints(self.event_time_ms),
+            received_ms=received_ms,
+            event_id=hash_event_ids(self.event_id),
+            access_port=self.access_port,
+            extension=self.extension,
+            account=self.account,
+            carrier=self.carrier,
+            text=self.text,
+            recipients=np.where(given > 0, given, np.maximum(listed, 1)),
+            segments=_ints(self.segments),
+            is_retry=np.fromiter(self.is_retry, np.bool_, len(self.is_retry)),
+        )
 
 
 # --- event ids
@@ -443,9 +457,12 @@ def hash_event_ids(event_ids: list[str]) -> Hashes:
 
 
 def _splitmix64(x: Hashes) -> Hashes:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = x ^ (x >> np.uint64(30))
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 _PLACES = _splitmix64(np.arange(1, _LONGEST // 8 + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)

@@ -52,6 +52,8 @@ class Metrics:
     """The counters of one process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
         def counter(name: str, help_text: str, *labels: str) -> Counter:
             return Counter(f"portwatch_{name}", help_text, labels, registry=registry)
 

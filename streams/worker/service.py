@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -72,6 +73,21 @@ async def registry_of(settings: Settings) -> AsyncIterator[RegistrySource]:
             with suppress(TimeoutError):
                 await asyncio.wait_for(follower.loaded(), REMIND_S)
         yield follower
+
+
+def live(settings: Settings) -> None:
+    """`serve` as a process: log lines on stderr, SIGTERM and SIGINT end it in order."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("aiokafka", "faust", "mode", "streams.worker.transport"):  # the last is where Faust tells our steps
+        logging.getLogger(noisy).setLevel(max(logging.ERROR, logging.getLogger().level))
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(settings, stop)
+
+    asyncio.run(main())
 
 
 async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Worker, int], None] | None = None) -> None:

@@ -216,6 +216,9 @@ class LoopConsumer(AIOKafkaConsumerThread):  # type: ignore[misc] # Faust ships 
     async def on_stop(self) -> None:
         await self.on_thread_stop()
 
+    def close(self) -> None:
+        """Nothing, when a rebalance meets a stopping app: `on_stop` is about to close aiokafka in its own order."""
+
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Faust's
         return await maybe_async(fun(*args, **kwargs))
 

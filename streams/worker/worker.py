@@ -106,7 +106,7 @@ class Worker:
         self._checkpoints = checkpoints
         self._outbox = outbox
         self._push = push
-        self._metrics = metrics
+        self.metrics = metrics
         self._emits_panes = emits_panes
         self._begin = begin  # fills the state of a partition that starts without a checkpoint
         self._assigned: dict[int, Assigned] = {}
@@ -188,7 +188,7 @@ class Worker:
             }
         )
         if not is_ours:
-            self._metrics.refused_commits.inc()
+            self.metrics.refused_commits.inc()
             log.warning("the group refused our commit: partitions %s have another owner", sorted(packed))
         return is_ours
 
@@ -220,7 +220,7 @@ class Worker:
         await self._outbox.dead_letters(batch, skip, decoded.rejects)
         assigned.state.next_offset = batch.end
         assigned.heard_s, assigned.heard_clock_ms = time.monotonic(), assigned.state.clock_ms
-        self._metrics.decoded(len(batch) - skip, decoded)
+        self.metrics.decoded(len(batch) - skip, decoded)
         await asyncio.sleep(0)  # heartbeats and fetches live on this loop too
 
     async def _included(self, batch: PartitionBatch, next_offset: int) -> int | None:
@@ -234,7 +234,7 @@ class Worker:
                     f"partition {batch.partition}: the state ends at {next_offset}, the batch begins at {batch.start}, "
                     f"and Kafka still has what is between"
                 )
-            self._metrics.gaps.inc(batch.start - next_offset)
+            self.metrics.gaps.inc(batch.start - next_offset)
             log.error("partition %d: Kafka deleted offsets %d-%d unread", batch.partition, next_offset, batch.start - 1)
         return int(np.searchsorted(batch.offsets, next_offset))
 
@@ -253,9 +253,9 @@ class Worker:
         self._push.tell(alerts)
         if outcome.panes:
             assigned.view.rates = _busiest(outcome.panes[-1])
-        self._metrics.accounted(tally, state.tally, rejected)
-        self._metrics.told(alerts, outcome.commands)
-        self._metrics.limited(held_back, state.throttles.held_back)
+        self.metrics.accounted(tally, state.tally, rejected)
+        self.metrics.told(alerts, outcome.commands)
+        self.metrics.limited(held_back, state.throttles.held_back)
 
     def _look(self, partition: int, assigned: Assigned) -> None:
         """Refresh what the gauges show."""
@@ -278,7 +278,7 @@ class Worker:
     def _timed(self, stage: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self._metrics.stage_seconds.labels(stage).inc(time.perf_counter() - began)
+        self.metrics.stage_seconds.labels(stage).inc(time.perf_counter() - began)
 
 
 def _busiest(pane: Pane) -> dict[str, float]:

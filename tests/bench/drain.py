@@ -21,7 +21,7 @@ from aiokafka.admin import NewTopic
 
 from streams.kafka import admin_client
 from streams.settings import Settings
-from streams.worker.transport import BatchApp, drain, make_app, run
+from streams.worker.transport import PartitionBatch, drain, make_app, run
 
 PARTITIONS = 4
 RECORDS = 600_000
@@ -137,13 +137,13 @@ async def bare(settings: Settings, topic: str, records: int) -> Rate:
         return await clock.rate()
 
 
-async def in_faust(settings: Settings, topic: str, records: int, app: BatchApp | None = None) -> Rate:
+async def in_faust(settings: Settings, topic: str, records: int) -> Rate:
     """Our transport, up to an agent that lets each batch go."""
-    app = app or make_app(settings.model_copy(update={"group_id": f"{topic}.{secrets.token_hex(4)}"}), [topic])
+    app = make_app(settings.model_copy(update={"group_id": f"{topic}.{secrets.token_hex(4)}"}), [topic])
     clock = _Clock(records)
 
     @app.agent(app.batches(topic))
-    async def count(stream):  # type: ignore[no-untyped-def] # Faust's stream has no type  # noqa: ANN001, ANN202
+    async def count(stream: AsyncIterator[PartitionBatch]) -> None:
         async for batch in stream:
             clock.count(len(batch))
 

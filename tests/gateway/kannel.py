@@ -267,7 +267,7 @@ def _start(boxes: ExitStack, *command: str, log: Path = Path(os.devnull)) -> "su
     def end() -> None:
         process.terminate()
         try:
-            process.wait(5.0)
+            process.wait(1.0)  # smsbox waits long for a delivery report's address that does not answer
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

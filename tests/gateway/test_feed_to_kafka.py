@@ -20,7 +20,7 @@ from streams.feeds.lines import LONGEST_LINE_BYTES
 from streams.feeds.producer import FeedError, feed
 from streams.settings import Settings, load_settings
 from tests.conftest import require
-from tests.gateway.submitted import PARTITIONS, submitted, submitted_in_time
+from tests.gateway.submitted import PARTITIONS, submitted
 from tests.servers import ApacheKafka
 
 # From the tests of Kafka's own Java client (UtilsTest.testMurmur2).
@@ -53,7 +53,7 @@ async def test_every_line_arrives_as_it_stands_in_order_where_its_port_belongs(
     summary = await feed(SubmitLines(), write(tmp_path / "s.jsonl", lines), settings)
 
     assert (summary.lines, summary.sent, summary.is_complete, dict(summary.skipped)) == (30_000, 30_000, True, {})
-    records = await submitted(settings)
+    records = await submitted(settings, 30_000)
     for partition in range(PARTITIONS):
         here = [port for port in ports if (MURMUR2[port] & 0x7FFF_FFFF) % PARTITIONS == partition]
         expected = [text for number, text in enumerate(lines) if ports[number % len(ports)] in here]
@@ -76,7 +76,7 @@ async def test_lines_without_a_readable_port_go_out_without_a_key_and_some_lines
 
     assert (summary.lines, summary.sent, summary.is_complete) == (5, 3, True)
     assert summary.skipped == {"blank line": 1, "line over 1 MB": 1}
-    records = await submitted(settings)
+    records = await submitted(settings, 3)
     assert {record.key for record in records} == {None}
     assert {record.value for record in records} == {lines[0], lines[2], lines[4]}
 
@@ -99,7 +99,7 @@ async def test_at_a_speed_event_time_sets_the_pace(settings: Settings, tmp_path:
 
     summary = await feed(SubmitLines(), write(tmp_path / "s.jsonl", lines), settings, speed=10.0)
 
-    records = await submitted(settings)
+    records = await submitted(settings, 4)
     assert [record.value for record in records] == lines
     waits_ms = [later.timestamp - record.timestamp for record, later in pairwise(records)]
     assert all(wait_ms >= 250 for wait_ms in waits_ms)
@@ -111,7 +111,7 @@ async def test_a_stop_in_the_middle_says_how_far_it_got(settings: Settings, tmp_
     stop = asyncio.Event()
     file = write(tmp_path / "s.jsonl", lines)
     feeding = asyncio.create_task(feed(SubmitLines(), file, settings, speed=1.0, stop=stop))
-    await submitted_in_time(settings, 1)
+    await submitted(settings, 1)
     stop.set()
     summary = await asyncio.wait_for(feeding, 10)
     assert (summary.sent, summary.is_complete) == (1, False)
@@ -133,7 +133,7 @@ def test_an_interrupt_ends_a_feed_in_order_and_says_how_far_it_got(settings: Set
     }
     command = [sys.executable, "-c", program, str(file)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        asyncio.run(submitted_in_time(settings, 1_000))
+        asyncio.run(submitted(settings, 1_000))
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
@@ -153,7 +153,7 @@ class Outage:
         self.feeding = asyncio.create_task(feeding)
 
     async def begin(self) -> None:
-        await submitted_in_time(self.settings, 1)
+        await submitted(self.settings, 1)
         await asyncio.to_thread(self.server.kill)
         with self.path.open("ab") as file:
             file.write(b"".join(line(number, f"10690{number % 40:02d}") + b"\n" for number in range(1, 20_000)))
@@ -173,7 +173,7 @@ async def test_an_outage_is_said_and_waited_for_and_costs_and_doubles_nothing(
         outage = Outage(server, settings, tmp_path / "s.jsonl")
         await outage.begin()
         await asyncio.to_thread(server.start)
-        records = await submitted_in_time(settings, 20_000)
+        records = await submitted(settings, 20_000)
         outage.stop.set()
         summary = await outage.feeding
         assert (summary.sent, summary.is_complete) == (20_000, True)

@@ -12,7 +12,7 @@ from streams.feeds.kannel import AccessLog
 from streams.feeds.producer import feed
 from streams.settings import Settings
 from tests.gateway.kannel import Kannel, send_one_of_everything
-from tests.gateway.submitted import submitted_in_time
+from tests.gateway.submitted import submitted
 
 pytestmark = pytest.mark.gateway
 
@@ -82,14 +82,14 @@ async def test_a_log_that_is_followed_is_in_kafka_as_it_is_written_and_through_a
     stop = asyncio.Event()
     adapter = AccessLog(ports=PORTS)
     feeding = asyncio.create_task(feed(adapter, kannel.access_log, settings, follow=True, stop=stop))
-    await submitted_in_time(settings, 1)
+    await submitted(settings, 1)
 
     began_ms = time.time_ns() // 1_000_000
     await asyncio.to_thread(kannel.send, "1069", "13800138000", "【某某科技】new")
-    await submitted_in_time(settings, 2)
+    await submitted(settings, 2)
     await asyncio.to_thread(kannel.rotate)
     await asyncio.to_thread(kannel.send, "95599", "13800138000 13800138001", "【某某科技】after")
-    records = await submitted_in_time(settings, 4)
+    records = await submitted(settings, 4)
     stop.set()
     summary = await feeding
 

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.structs import RecordMetadata, TopicPartition
 from faust.types import TP
 
-from streams.embedded import free_port
+from streams.embedded import EmbeddedBroker, free_port
 from streams.kafka import admin_client
 from streams.settings import Settings
 from streams.worker.offsets import Offsets
@@ -271,10 +271,12 @@ async def test_compacted_topic_keeps_its_offsets(own_kafka: ApacheKafka, topic: 
     )
     numbered = [(b"%d" % (number % 97), b"v%d" % number) for number in range(1000)]
     sent = await produce(own_kafka, partition, numbered)
-    # The cleaner leaves the newest segment alone; a segment rolls only when more arrives.
-    for number in range(3):
-        await asyncio.sleep(0.2)
-        sent += await produce(own_kafka, partition, [(b"roll", b"%d" % number)])
+    # The cleaner leaves the newest segment alone; a segment rolls when a record 100 ms younger arrives.
+    async with AIOKafkaProducer(bootstrap_servers=own_kafka.bootstrap) as producer:
+        for value in (b"1", b"2"):
+            meta = await producer.send_and_wait(topic, value, b"roll", partition=0)
+            sent.append(Sent(key=b"roll", value=value, offset=meta.offset, time_ms=meta.timestamp))
+            await asyncio.sleep(0.2)
     expected = await until_compacted(own_kafka, partition, len(sent))
     async with inbox(settings_for(own_kafka, topic), topic) as box:
         await box.read_to({partition: len(sent)})
@@ -481,6 +483,22 @@ async def test_commit_carries_metadata_and_strangers_are_refused(
         box.app.consumer._thread._ensure_consumer()._coordinator.generation -= 1
         assert not await box.offsets.commit({one: (31, "zombie")})
         assert await box.offsets.committed([one]) == {one: (30, pointer)}
+
+
+async def test_embedded_broker_serves_all_but_the_metadata(topic: str) -> None:
+    """A checkpoint's pointer must be found another way there: the broker forgets the metadata of a commit."""
+    with EmbeddedBroker() as broker:
+        one, two = await make_topic(broker, topic, 2)
+        sent = await produce(broker, one, rows(300), compression_type="zstd")
+        async with inbox(settings_for(broker, topic), topic) as box:
+            await box.read_to({one: 300})
+            assert box.records(one) == sent
+            assert_chained(box.batches[one], 0, 300)
+            assert box.offsets.end_offset(one) == 300
+            assert await box.offsets.commit({one: (300, "pointer")})
+            assert await box.offsets.committed([one, two]) == {one: (300, "")}
+            box.app.consumer._thread._ensure_consumer()._coordinator.generation -= 1
+            assert not await box.offsets.commit({one: (301, "zombie")})
 
 
 async def test_long_steps_keep_the_membership(kafka: ApacheKafka, settings: Settings, topic: str) -> None:

@@ -4,7 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -68,16 +68,16 @@ class Seen(msgspec.Struct, gc=False):
     retry_of: str | None = None
 
 
-def small(name: str) -> Simulation:
-    return simulate(name, seed=7, scale=0.1)
-
-
 @cache
 def drawn(name: str, seed: int = 7, scale: float = 1.0) -> Simulation:
     return simulate(name, seed, scale)
 
 
-@cache
+def small(name: str) -> Simulation:
+    return drawn(name, scale=0.1)
+
+
+@lru_cache(maxsize=2)
 def submits(name: str, seed: int = 7, scale: float = 1.0) -> Sequence[Seen]:
     """The good submits of a scenario, in order of arrival."""
     simulation = drawn(name, seed, scale)
@@ -124,7 +124,7 @@ def concerned(rows: Sequence[Seen], label: Row) -> Iterator[Seen]:
 
 def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("first", "second"):
-        write(small("festival-hour"), tmp_path / folder)
+        write(simulate("festival-hour", seed=7, scale=0.1), tmp_path / folder)
     names = sorted(path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*.jsonl"))
     assert [str(name) for name in names] == [
         "history.jsonl",
@@ -272,7 +272,7 @@ def test_every_cue_has_a_label_and_no_incident_is_unlabelled(name: str) -> None:
     assert labelled == cued | looks | {"bracket-in-body"} | broken
 
 
-@pytest.mark.parametrize("name", ["festival-hour", "festival-morning", "signatures", "sublet"])
+@pytest.mark.parametrize("name", ["festival-hour", "signatures", "sublet"])
 def test_every_label_has_its_traffic(name: str) -> None:
     by_port: dict[str, list[Seen]] = {}
     for row in submits(name):
@@ -319,7 +319,7 @@ def test_names_in_the_texts_are_those_of_the_labels() -> None:
 
 def test_only_the_incidents_break_the_filings() -> None:
     """Every submit outside the labelled incidents stands on a filing in force; told without the product's judge."""
-    for name in ("quiet-day", "festival-hour", "sublet"):
+    for name in ("festival-hour", "sublet"):
         simulation = drawn(name)
         filed = {(row["access_port"], row["extension"], row["signature"]) for row in simulation.registry["signatures"]}
         by_gateway = {row[:2] for row in filed}
@@ -355,7 +355,7 @@ def test_a_ramp_rises_slowly_to_fourfold() -> None:
 
 
 def test_scale_multiplies_the_background_and_leaves_the_guests() -> None:
-    usual, tripled = submits("signatures"), submits("signatures", scale=3.0)
+    usual, tripled = submits("signatures", scale=0.2), submits("signatures", scale=0.6)
     staged = {(label["access_port"], label["extension"]) for label in incidents(drawn("signatures"))}
 
     def split(rows: Sequence[Seen]) -> tuple[int, int]:

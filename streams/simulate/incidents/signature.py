@@ -52,7 +52,8 @@ def _two_ports(scene: Scene) -> None:
 def _wrong_enterprise(scene: Scene) -> None:
     signature = next(scene.stage.foreigners).signature
     note = "the name of another enterprise, filed on an aggregator's port"
-    _named(scene, scene.filed_extension(), signature, ("wrong-enterprise", "wrong-port"), note)
+    rules = ("wrong-enterprise", "wrong-port")
+    _named(scene, scene.filed_extension(), signature, rules, note, also=("foreign-enterprises",))
 
 
 def _new_third_party(scene: Scene) -> None:
@@ -131,7 +132,7 @@ def _similar_name(scene: Scene) -> None:
 
 def _forbidden_name(scene: Scene) -> None:
     note = "a neutral name that tells no sender"
-    _named(scene, scene.filed_extension(), _NEUTRAL, ("forbidden-name", "unfiled"), note)
+    _named(scene, scene.filed_extension(), _NEUTRAL, ("forbidden-name", "unfiled", "missing"), note)
 
 
 def _neutral_in_body(scene: Scene) -> None:
@@ -191,10 +192,12 @@ def _filed_marketing(scene: Scene) -> None:
     scene.innocent(("purpose-mismatch",), note, extension=extension)
 
 
-def _named(scene: Scene, extension: str, signature: str, rules: tuple[str, ...], note: str) -> None:
+def _named(
+    scene: Scene, extension: str, signature: str, rules: tuple[str, ...], note: str, *, also: tuple[str, ...] = ()
+) -> None:
     """The usual case: a wrong name on an extension."""
     scene.guest(extension, signature)
-    scene.incident("signature", rules, note, extension=extension, signature=signature)
+    scene.incident("signature", rules, note, also=also, extension=extension, signature=signature)
 
 
 def _leased(scene: Scene, suffix: str, **more: object) -> tuple[Port, str]:

@@ -8,7 +8,7 @@ _BULK_RECIPIENTS = 60  # mean of a bulk submit, rounded up
 
 def _flash(scene: Scene) -> None:
     scene.lift(peak=10, rise_ms=MINUTE_MS)
-    scene.incident("volume", ("volume-flash", "volume-step"), "tenfold within a minute")
+    scene.incident("volume", ("volume-flash", "volume-step"), "tenfold within a minute", also=("volume-ramp",))
 
 
 def _step(scene: Scene) -> None:

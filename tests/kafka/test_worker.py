@@ -1,0 +1,252 @@
+"""The whole worker on Apache Kafka: kill it, restart it, and it has counted every submit once and said the same."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiokafka import TopicPartition
+
+from detectors.pipeline import Pipeline
+from streams import topics
+from streams.feeds.jsonl import SubmitLines
+from streams.feeds.producer import feed
+from streams.kafka import consumer_client
+from streams.learn import learn_files
+from streams.records import encode, port_counts
+from streams.registry import load_folder
+from streams.registry_topics import publish
+from streams.settings import Settings, load_settings
+from streams.simulate import simulate, write
+from streams.state_file import seeding
+from streams.worker.codec import decode
+from tests.conftest import require
+from tests.servers import ApacheKafka, Promtool
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+
+PARTITIONS = 3
+PATIENCE_S = 60.0
+SPEED = 200.0  # 80 minutes of event time in 24 s
+
+
+@pytest.fixture(scope="module")
+def morning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated festival hour: submits, registry, labels, and a state file with its history."""
+    folder = tmp_path_factory.mktemp("morning")
+    write(simulate("festival-hour", seed=5), folder)
+    learn_files([folder / "history.jsonl"], load_folder(folder / "registry"), folder / "state")
+    return folder
+
+
+@pytest.fixture
+def settings(kafka: ApacheKafka, topic_prefix: str, morning: Path) -> Settings:
+    return load_settings(
+        bootstrap_servers=(kafka.bootstrap,),
+        topic_prefix=topic_prefix,
+        group_id=f"{topic_prefix}workers",
+        partitions=PARTITIONS,
+        checkpoint_interval_s=0.5,
+        state_in=morning / "state",
+        emit_panes=True,
+        http_port=0,
+    )
+
+
+@contextmanager
+def worker(settings: Settings, log: Path, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker process; killed at the end if it still lives."""
+    told = {name: value for name, value in settings.shown().items() if value}
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streams.cli", "worker"], env={**os.environ, **told, **environment}, stderr=file
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def records(settings: Settings, topic: topics.Topic) -> list[Any]:
+    """Everything on a topic, by partition in order of offsets."""
+    async with consumer_client(settings) as consumer:
+        partitions = [TopicPartition(settings.topic_prefix + topic.name, n) for n in range(PARTITIONS)]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        found: list[Any] = []
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            for rows in (await consumer.getmany(timeout_ms=200)).values():
+                found += rows
+    return sorted(found, key=lambda row: (row.partition, row.offset))
+
+
+async def committed(settings: Settings) -> dict[int, int]:
+    """The offsets that the group has committed."""
+    topic = settings.topic_prefix + topics.SUBMIT.name
+    async with consumer_client(settings, group_id=settings.group_id) as consumer:
+        offsets = {n: await consumer.committed(TopicPartition(topic, n)) for n in range(PARTITIONS)}
+    return {n: offset for n, offset in offsets.items() if offset is not None}
+
+
+async def until_committed(settings: Settings, wanted: Callable[[dict[int, int]], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not wanted(await committed(settings)):
+        assert time.monotonic() < deadline, await committed(settings)
+
+
+async def uninterrupted(settings: Settings, registry_folder: Path) -> tuple[dict[Any, Any], set[bytes], set[str]]:
+    """What one unbroken run over the topic says: pane counts by (port, start), alerts without wall clock, commands."""
+    pipeline, registry = Pipeline(), load_folder(registry_folder)
+    seed = seeding(settings.state_in, PARTITIONS)
+    rows: defaultdict[int, list[Any]] = defaultdict(list)
+    for row in await records(settings, topics.SUBMIT):
+        rows[row.partition].append(row)
+    panes: dict[Any, Any] = {}
+    alerts: set[bytes] = set()
+    commands: set[str] = set()
+    for partition, submits in rows.items():
+        state = pipeline.start(settings.topic_prefix + topics.SUBMIT.name, partition)
+        seed(state, partition)
+        values = [row.value for row in submits]
+        decoded = decode(
+            values,
+            np.array([row.offset for row in submits], np.int64),
+            np.array([row.timestamp for row in submits], np.int64),
+        )
+        reasons = Counter(str(reject.reason) for reject in decoded.rejects)
+        outcome = pipeline.step(state, decoded.batch, registry, reasons)
+        panes |= {
+            (c["access_port"], c["start_ms"]): c for pane in outcome.panes for c in port_counts(pane, amends=False)
+        }
+        alerts |= {undated(encode(alert)) for alert in outcome.alerts}
+        commands |= {command.command_id for command in outcome.commands}
+        assert state.tally.difference == 0
+    return panes, alerts, commands
+
+
+def undated(alert: bytes) -> bytes:
+    """An alert apart from when it was noticed."""
+    value = json.loads(alert)
+    value["detected_ms"] = value["detected_event_ms"] = None
+    return json.dumps(value, sort_keys=True).encode()
+
+
+async def test_killed_and_restarted_it_counts_every_submit_once(
+    settings: Settings, morning: Path, tmp_path: Path
+) -> None:
+    await topics.create(settings)
+    await publish(load_folder(morning / "registry"), settings)
+    log = tmp_path / "worker.log"
+    feeding = asyncio.create_task(feed(SubmitLines(), morning / "submits.jsonl", settings, speed=SPEED))
+    for kill_at in (15_000, 50_000):
+        with worker(settings, log) as process:
+            await until_committed(settings, lambda offsets, kill_at=kill_at: sum(offsets.values()) > kill_at)
+            process.send_signal(signal.SIGKILL)
+    with worker(settings, log) as process:
+        sent = await feeding
+        await until_committed(settings, lambda offsets: sum(offsets.values()) == sent.sent)
+        process.terminate()
+        assert process.wait(10) == 0, log.read_text()
+
+    panes, alerts, commands = await uninterrupted(settings, morning / "registry")
+    told = [json.loads(row.value) for row in await records(settings, topics.PANES)]
+    counts: dict[Any, Any] = {}
+    for count in (count for count in told if not count["amends"]):
+        assert counts.setdefault((count["access_port"], count["start_ms"]), count) == count  # repeats say the same
+    assert counts == panes
+    assert len(panes) > 10_000
+    heard = await records(settings, topics.ALERTS)
+    assert {undated(row.value) for row in heard} == alerts
+    assert len(alerts) > 5
+    assert {json.loads(row.value)["command_id"] for row in await records(settings, topics.COMMANDS)} == commands
+    assert log.read_text().count("starts afresh") == PARTITIONS
+    assert log.read_text().count("goes on at") >= 2 * PARTITIONS
+
+
+async def test_what_leaves_is_cloud_events_with_ids_of_their_own(
+    settings: Settings, morning: Path, tmp_path: Path
+) -> None:
+    await topics.create(settings)
+    await publish(load_folder(morning / "registry"), settings)
+    sent = await feed(SubmitLines(), morning / "submits.jsonl", settings)
+    with worker(settings, tmp_path / "worker.log"):
+        await until_committed(settings, lambda offsets: sum(offsets.values()) == sent.sent)
+    heard = await records(settings, topics.ALERTS)
+    identities = []
+    for row in heard:
+        headers, alert = dict(row.headers), json.loads(row.value)
+        assert headers["ce_specversion"] == b"1.0"
+        assert headers["ce_type"] == f"portwatch.alert.{alert['state']}.v1".encode()
+        assert headers["content-type"] == b"application/json"
+        assert row.key == alert["alert_id"].encode()
+        identities.append(headers["ce_id"])
+    assert len(set(identities)) == len(identities) > 5
+    letters = await records(settings, topics.DEAD_LETTERS)
+    lines = set((morning / "submits.jsonl").read_bytes().split(b"\n"))
+    for letter in letters:
+        headers = dict(letter.headers)
+        assert letter.value in lines
+        assert headers["dlq.original.topic"].decode() == settings.topic_prefix + topics.SUBMIT.name
+        assert int(headers["dlq.original.offset"]) >= 0
+        assert headers["dlq.reason"]
+    assert Counter(dict(letter.headers)["dlq.reason"] for letter in letters)[b"bad-port"] == 4
+
+
+async def test_it_shows_metrics_health_and_readiness(settings: Settings, morning: Path, tmp_path: Path) -> None:
+    require(Promtool.missing())
+    await topics.create(settings)
+    await publish(load_folder(morning / "registry"), settings)
+    sent = await feed(SubmitLines(), morning / "submits.jsonl", settings)
+    log = tmp_path / "worker.log"
+    with worker(settings, log, PORTWATCH_HTTP_PORT="0"):
+        await until_committed(settings, lambda offsets: sum(offsets.values()) == sent.sent)
+        address = next(line.split()[-1] for line in log.read_text().splitlines() if "metrics and health at" in line)
+        await asyncio.sleep(1.5)  # gauges are refreshed once a second
+        exposed = _get(f"{address}/metrics")
+        assert (_get(f"{address}/healthz"), _get(f"{address}/readyz")) == ("ok\n", "ok\n")
+    result = Promtool.run("check", "metrics", stdin=exposed)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+    values = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in exposed.splitlines() if line[0] != "#"
+    }
+    outcomes = [
+        values[f'portwatch_submits_total{{outcome="{o}"}}'] for o in ("counted", "late", "misclocked", "duplicate")
+    ]
+    assert sum(outcomes) + values['portwatch_submits_total{outcome="rejected"}'] == sent.sent
+    for partition in range(PARTITIONS):
+        assert values[f'portwatch_balance_difference{{partition="{partition}"}}'] == 0
+        assert values[f'portwatch_consumer_lag_records{{partition="{partition}"}}'] == 0
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the worker's own address
+        return answer.read().decode()
+
+
+async def test_without_topics_it_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    with worker(settings, log) as process:
+        assert process.wait(30) == 1
+    assert "portwatch topics create" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_without_a_broker_it_waits_and_says_so(settings: Settings, tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    absent = settings.model_copy(update={"bootstrap_servers": ("127.0.0.1:1",), "broker_wait_s": 3.0})
+    with worker(absent, log) as process:
+        assert process.wait(30) == 1
+    assert "waiting for Kafka at 127.0.0.1:1" in log.read_text()
+    assert "Traceback" not in log.read_text()
