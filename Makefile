@@ -47,7 +47,7 @@ servers: ## fetch Apache Kafka for the tests, and say which other servers are in
 	if [ -n "$$missing" ]; then echo "all of them: apt-get install --no-install-recommends$$missing"; fi
 
 bench: $(READY) ## rows per second of decode, detectors and the whole worker, with the machine they ran on
-	@$(VENV)/bin/python tests/bench/run.py $(ARGS)
+	@$(VENV)/bin/python -m tests.bench.run $(ARGS)
 
 # Without the machine's own extra places: what the lock names must come from the index alone.
 lock: ## write requirements.lock anew from pyproject.toml, keeping pins that still fit (ARGS=--upgrade: the newest)

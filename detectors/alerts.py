@@ -37,11 +37,11 @@ class Episodes:
     untold: int = 0
 
     def resolve(self, now_ms: int, watermark_ms: int) -> Iterator[Alert]:
-        """End the episodes that have been quiet until the event time `now_ms`."""
-        for key, episode in list(self.open.items()):
-            if now_ms - (episode.last.at_ms + PANE_MS) >= RULES[key[0]].quiet_ms:
-                del self.open[key]
-                yield self._alert(AlertState.RESOLVED, episode.last, episode.told, watermark_ms)
+        """End the episodes that have been quiet until the event time `now_ms`, in the order in which they ended."""
+        over = [(_ends_ms(episode), key) for key, episode in self.open.items() if _ends_ms(episode) <= now_ms]
+        for _, key in sorted(over, key=lambda ended: ended[0]):
+            episode = self.open.pop(key)
+            yield self._alert(AlertState.RESOLVED, episode.last, episode.told, watermark_ms)
 
     def tell(self, findings: Iterable[Finding], watermark_ms: int) -> Iterator[Alert]:
         """Begin or continue the episodes of a pane's findings."""
@@ -87,6 +87,11 @@ class Episodes:
             runbook=rule.runbook(finding.rule),
             source=[Source(self.topic, self.partition, offset) for offset in finding.offsets],
         )
+
+
+def _ends_ms(episode: Episode) -> int:
+    """The event time at which the episode is over, if nothing more is found until then."""
+    return episode.last.at_ms + PANE_MS + RULES[episode.last.rule].quiet_ms
 
 
 def _alert_id(finding: Finding, first_seen_ms: int) -> str:

@@ -57,9 +57,11 @@ async def wait_for_broker(settings: Settings, say: Callable[[str], None]) -> Non
     while (error := await _attempt(settings)) is not None:
         waited = loop.time() - started
         if waited + pause > settings.broker_wait_s:
+            is_plain = settings.security_protocol == "PLAINTEXT"
             raise KafkaUnreachableError(
-                f"no Kafka at {where} for {waited:.0f} s ({error}): is it running, and is "
-                "PORTWATCH_BOOTSTRAP_SERVERS right?"
+                f"no Kafka at {where} for {waited:.0f} s ({error}): is it running, and "
+                + ("is" if is_plain else "are the login, the certificates and")
+                + " PORTWATCH_BOOTSTRAP_SERVERS right?"
             )
         say(f"waiting for Kafka at {where} ({waited:.0f} s)...")
         await asyncio.sleep(pause)

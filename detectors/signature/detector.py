@@ -14,13 +14,13 @@ import numpy as np
 from detectors.batch import Codes, Flags, Ints
 from detectors.contract import Finding, Pane, Severity
 from detectors.groups import OVERFLOW, GroupKey, Groups
+from detectors.judged import Judged
 from detectors.registry import Registry
+from detectors.rolling import Rolling
 from detectors.signature.extract import Form
 from detectors.signature.full_ports import Company, FullPorts
 from detectors.signature.judge import Judgement, judge, offence
-from detectors.signature.judged import Judged
 from detectors.signature.masking import shown
-from detectors.signature.rolling import Rolling
 from detectors.signature.wording import checked, summary
 
 _HOUR_MS = 3_600_000

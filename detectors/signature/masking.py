@@ -6,6 +6,7 @@ anonymisation of the text: it is short on purpose.
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 from detectors.signature.extract import Form, extract
 
@@ -40,14 +41,14 @@ def masked(text: str) -> str:
 
 def shown(name: str) -> str:
     """A name that is safe to show: nothing invisible, and no number longer than a hot line's."""
-    return _LONG_NUMBER.sub(_stars, "".join(map(_visible, name)))
+    return _LONG_NUMBER.sub(_stars, name.translate(_SEEN))
 
 
 def _hide(text: str) -> str:
-    visible = "".join(map(_visible, text))
+    visible = text.translate(_SEEN)
     for pattern in (_LINK, _SPELLED, _PERSON):
         visible = pattern.sub(_stars, visible)
-    return "".join(_HIDDEN if unicodedata.category(c)[0] == "N" else c for c in visible)
+    return visible.translate(_NUMBERLESS)
 
 
 def _stars(found: re.Match[str]) -> str:
@@ -59,3 +60,23 @@ def _visible(character: str) -> str:
     if character.isspace():
         return " "
     return "" if unicodedata.category(character)[0] in "CM" else character
+
+
+def _numberless(character: str) -> str:
+    return _HIDDEN if unicodedata.category(character)[0] == "N" else character
+
+
+class _Characters(dict[int, str]):
+    """A table for str.translate that is filled as characters turn up; there are only so many of them."""
+
+    def __init__(self, shown_as: Callable[[str], str]) -> None:
+        super().__init__()
+        self._shown_as = shown_as
+
+    def __missing__(self, code: int) -> str:
+        shown = self[code] = self._shown_as(chr(code))
+        return shown
+
+
+_SEEN = _Characters(_visible)
+_NUMBERLESS = _Characters(_numberless)

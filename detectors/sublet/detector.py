@@ -14,12 +14,12 @@ import numpy as np
 from detectors.batch import Ints
 from detectors.contract import Finding, Pane, Severity
 from detectors.groups import OVERFLOW, GroupKey
+from detectors.judged import Judged
 from detectors.registry import PortLease, Registry
+from detectors.rolling import Rolling
 from detectors.signature.judge import judge
-from detectors.signature.judged import Judged
 from detectors.signature.masking import shown
 from detectors.signature.normalise import normalise
-from detectors.signature.rolling import Rolling
 from detectors.sublet.owners import Owner, foreign_owner
 from detectors.sublet.wording import ruled_out, summary
 

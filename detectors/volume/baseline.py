@@ -28,6 +28,7 @@ SLOT_MS = 1_800_000
 DAY_MS = 86_400_000
 DAY_TICKS = DAY_MS // TICK_MS
 SLOT_TICKS = SLOT_MS // TICK_MS
+HOUR_TICKS = 2 * SLOT_TICKS
 SCALES = (1, 6, 30)
 """Panes that are summed up and tested together: 10 s, 1 min and 5 min. The last is the tick, the unit of learning."""
 TICK = len(SCALES) - 1
@@ -43,8 +44,9 @@ LEVEL_MEMORY_TICKS = 7 * DAY_TICKS
 """A level follows growth within a week, and spans one, so that a quiet Sunday does not lower it."""
 STRAY_MEMORY_TICKS = 28 * DAY_TICKS
 """Four weeks, as the profile: dispersion is a habit of the sender."""
-WINSOR_SIGMAS, WINSOR_BATCHES = 4.0, 6.0
-"""An excess beyond so many sigmas and batches is learnt as if it lay there: a flood can't make itself usual."""
+WINSOR_SIGMAS, WINSOR_BATCHES = 4.0, 18.0
+"""An excess beyond so many sigmas and batches is learnt as if it lay there: a flood can't make itself usual. The tail of
+batches falls by e per batch, and e^-18 is a chance that pages: what is below it is habit, and must be learnt in full."""
 
 _CLASS_SLOT_VARIANCE = 0.5  # relative variance of a half-hour of a class that was never seen: a choice, sd 70 %
 _OWN_SLOT_VARIANCE = 0.25  # of a port's half-hour about that of its class: a choice, sd 50 %
@@ -468,7 +470,7 @@ def learn(access_port: Sequence[str], start_ms: Ints, submits: Ints, registry: R
     A port's missing rows after its first are zeros; a tick without any row is a gap. Raises ValueError for a start
     that is no multiple of five minutes.
 
-    Finer counts than 5 min are not in there. Until the stream has shown better (a day's worth), all that is beyond
+    Finer counts than 5 min are not in there. Until the stream has shown better (an hour's worth), all that is beyond
     Poisson is taken as batches shorter than a pane: that is the widest the finer scales can be.
     """
     if len(start_ms) and (odd := start_ms[start_ms % TICK_MS != 0]).size:
@@ -496,7 +498,7 @@ def learn(access_port: Sequence[str], start_ms: Ints, submits: Ints, registry: R
 
 
 def _guess_fine_scales(ports: PortHistory) -> None:
-    share = np.minimum(1, DAY_TICKS / np.maximum(ports.ticks, 1)).astype(np.float32)
+    share = np.minimum(1, HOUR_TICKS / np.maximum(ports.ticks, 1)).astype(np.float32)
     for scale in range(TICK):
         ports.strayed[scale] = share * ports.strayed[TICK]
         ports.skewed[scale] = share * ports.skewed[TICK]

@@ -8,9 +8,9 @@ of sendsms can break a line in two (we put it together again) or write a whole o
 
 import math
 import re
+from binascii import unhexlify
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from hashlib import blake2b
 from typing import NamedTuple
@@ -20,7 +20,7 @@ import orjson
 
 from streams.feeds.record import Record
 
-SUBMITS = {"Sent SMS": "accepted", "FAILED Send SMS": "rejected", "REJECTED Send SMS": "rejected"}
+SUBMITS = {b"Sent SMS": "accepted", b"FAILED Send SMS": "rejected", b"REJECTED Send SMS": "rejected"}
 """Events that are submits, and the contract's `submit_result` of each."""
 OTHER_EVENTS = frozenset(
     {
@@ -45,6 +45,8 @@ UNKNOWN = "unknown event"
 BROKEN = "broken line"
 
 GSM7, BINARY, UCS2 = 0, 1, 2
+HEX_CODINGS = {b"1", b"2"}
+"""Binary and UCS2 as the log writes them: their content is in hex digits."""
 MESSAGE_FORMAT = {GSM7: 0, BINARY: 4, UCS2: 8}
 """Kannel's coding -> CMPP Msg_Fmt."""
 
@@ -56,14 +58,15 @@ GSM7_EXTENSION = "[]{}\\^|~"
 
 MOST_LINES, MOST_BYTES = 64, 1 << 17
 """What one broken record is put together from; Debian's Kannel breaks lines only at the sender's bidding."""
-SECONDS_REMEMBERED = 4
-"""Threads of bearerbox write lines of one second among those of the next."""
+SECONDS_REMEMBERED, LINES_REMEMBERED = 4, 1 << 18
+"""To tell equal lines apart: threads of bearerbox write lines of one second among those of the next."""
 
 # Atomic groups: a sender who fills his fields with these very words must not make us search for long.
 _START = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ")
 _HEAD = re.compile(_START.pattern + rb"([A-Za-z][^\[\n]*) \[SMSC:(?>(.*?)\] \[SVC:)(?>(.*?)\] \[ACT:)", re.DOTALL)
 _MESSAGE = re.compile(rb"\] \[flags:-?\d{1,4}:(-?\d{1,4}):-?\d{1,4}:-?\d{1,4}:-?\d{1,4}\] \[msg:(\d{1,6}):")
 _TAIL = re.compile(rb"\] \[udh:\d{1,4}:((?:[0-9A-F]{2})*)\]")
+_EXTENSION = re.compile(f"[{re.escape(GSM7_EXTENSION)}]")
 _MARK = re.compile(_START.pattern + rb"(Log begins|Log ends)")
 
 
@@ -71,7 +74,7 @@ class Entry(NamedTuple):
     """One record of the log. `content` is as logged: text for GSM7 (and undefined coding), hex digits otherwise."""
 
     time: bytes
-    event: str
+    event: bytes
     smsc: bytes
     service: bytes
     sender: bytes
@@ -87,25 +90,24 @@ def parse(raw: bytes, message_before: int | None = None) -> Entry | None:
     Fields are not escaped, so the length of the message decides where it ends: `[msg:LEN:` with LEN bytes up to the
     `[udh:` that closes the record. `message_before`: only look for the message that starts before this place.
     """
-    if mark := _MARK.fullmatch(raw):
-        return Entry(mark[1], mark[2].decode(), b"", b"", b"", b"", GSM7, b"", b"")
     if not (head := _HEAD.match(raw)):
-        return None
+        mark = _MARK.fullmatch(raw)
+        return Entry(mark[1], mark[2], b"", b"", b"", b"", GSM7, b"", b"") if mark else None
     for message in _MESSAGE.finditer(raw, head.end(), len(raw) if message_before is None else message_before):
         end = _message_end(message)
         if tail := _TAIL.fullmatch(raw, end):
             before, has_recipient, recipient = raw[head.end() : message.start()].rpartition(b"] [to:")
             _, has_sender, sender = before.rpartition(b"[from:")
             if has_recipient and has_sender:
+                time, event, smsc, service = head.groups()
                 content = raw[message.end() : end]
-                event = head[2].decode(errors="replace")
-                return Entry(head[1], event, head[3], head[4], sender, recipient, int(message[1]), content, tail[1])
+                return Entry(time, event, smsc, service, sender, recipient, int(message[1]), content, tail[1])
     return None
 
 
 def _message_end(message: re.Match[bytes]) -> int:
-    length = int(message[2])
-    return message.end() + (2 * length if int(message[1]) in {BINARY, UCS2} else length)
+    coding, length = message.groups()
+    return message.end() + (2 * int(length) if coding in HEX_CODINGS else int(length))
 
 
 class AccessLog:
@@ -137,11 +139,11 @@ class AccessLog:
         self._ports = frozenset(ports)
         self._port_lengths = sorted({len(port) for port in self._ports}, reverse=True)
         self._gateway_id = gateway_id
-        self._salt = (gateway_id or "").encode()
+        self._salt = (gateway_id or "").encode() + b"\0"
         self._held: list[bytes] = []  # lines of a record that is not whole yet
         self._held_needs = 0  # bytes that the text in them asks for by its length
         self._times: dict[bytes, int | None] = {}
-        self._lines_of: dict[bytes, Counter[bytes]] = {}
+        self._lines_of: dict[bytes, dict[str, int]] = {}
 
     def records(self, lines: Sequence[bytes], now_ms: int | None) -> list[Record]:
         """See Adapter."""
@@ -193,7 +195,8 @@ class AccessLog:
     def _record(self, raw: bytes, entry: Entry, now_ms: int | None) -> Record | None:
         result = SUBMITS.get(entry.event)
         if result is None:
-            self.skipped[entry.event if entry.event in OTHER_EVENTS else UNKNOWN] += 1
+            event = entry.event.decode(errors="replace")
+            self.skipped[event if event in OTHER_EVENTS else UNKNOWN] += 1
             return None
         time_ms = self._time_ms(entry.time)
         content = _content(entry)
@@ -208,28 +211,26 @@ class AccessLog:
             "event_time_ms": time_ms,
             "received_ms": time_ms if now_ms is None else now_ms,
             "access_port": access_port,
-            "extension": extension,
-            "account": entry.service.decode(errors="replace"),
-            "gateway_id": self._gateway_id or smsc,
-            "link_id": smsc,
+            "extension": extension or None,
+            "account": entry.service.decode(errors="replace") or None,
+            "gateway_id": self._gateway_id or smsc or None,
+            "link_id": smsc or None,
             "protocol": "log",
             "recipients": [recipient] if recipient.isascii() and recipient.isdigit() else None,
             "submit_result": result,
             **content,
         }
-        value = orjson.dumps({name: said for name, said in submit.items() if said is not None and said != ""})
-        return Record(access_port.encode(), value, time_ms)
+        return Record(access_port.encode(), orjson.dumps(submit), time_ms)
 
     def _event_id(self, raw: bytes, second: bytes) -> str:
-        digest = blake2b(self._salt + b"\0" + raw, digest_size=16)
-        if second not in self._lines_of:
-            self._lines_of[second] = Counter()
+        digest = blake2b(self._salt + raw, digest_size=16).hexdigest()
+        lines = self._lines_of.get(second)
+        if lines is None or len(lines) >= LINES_REMEMBERED:
+            lines = self._lines_of[second] = {}
             if len(self._lines_of) > SECONDS_REMEMBERED:
                 del self._lines_of[next(iter(self._lines_of))]
-        lines = self._lines_of[second]
-        lines[digest.digest()] += 1
-        count = lines[digest.digest()]
-        return digest.hexdigest() if count == 1 else f"{digest.hexdigest()}-{count}"
+        count = lines[digest] = lines.get(digest, 0) + 1
+        return digest if count == 1 else f"{digest}-{count}"
 
     def _time_ms(self, text: bytes) -> int | None:
         if text not in self._times:
@@ -252,36 +253,44 @@ def _number(text: bytes) -> str:
     return text.decode(errors="replace").removeprefix("+")
 
 
-def _content(entry: Entry) -> dict[str, str | int] | None:
+def _content(entry: Entry) -> dict[str, str | int | None] | None:
     """What the contract says about the message itself; None where the hex digits are none."""
     coding = entry.coding if entry.coding in MESSAGE_FORMAT else GSM7
-    said: dict[str, str | int] = {"message_format": MESSAGE_FORMAT[coding]}
+    text, raw = None, None
     if coding == GSM7:
         text = entry.content.decode(errors="replace")
-        said |= {"text": text, "segment_count": gsm7_segments(text)}
+        segments = gsm7_segments(text)
     else:
         try:
-            octets = bytes.fromhex(entry.content.decode())
+            octets = unhexlify(entry.content)
         except ValueError:
             return None
-        said |= {**_told(octets, coding), "segment_count": _segments(len(octets), SINGLE_OCTETS, PART_OCTETS)}
-    if part := _concatenation(bytes.fromhex(entry.udh.decode())):
+        segments = _segments(len(octets), SINGLE_OCTETS, PART_OCTETS)
+        text = _ucs2(octets) if coding == UCS2 else None
+        raw = octets.hex() if text is None else None
+    said: dict[str, str | int | None] = {
+        "message_format": MESSAGE_FORMAT[coding],
+        "text": text or None,
+        "content_hex": raw or None,
+        "segment_count": segments,
+    }
+    if entry.udh and (part := _concatenation(unhexlify(entry.udh))):
         said |= {**part, "segment_count": 1}
     return said
 
 
-def _told(octets: bytes, coding: int) -> dict[str, str | int]:
-    if coding == UCS2:
-        with suppress(UnicodeDecodeError):  # not UTF-16 after all, or a part that begins inside a character
-            return {"text": octets.decode("utf-16-be")}
-    return {"content_hex": octets.hex()}
+def _ucs2(octets: bytes) -> str | None:
+    try:
+        return octets.decode("utf-16-be")
+    except UnicodeDecodeError:  # not UTF-16 after all, or a part that begins inside a character
+        return None
 
 
 def gsm7_segments(text: str) -> int:
     """Segments that Kannel cuts a GSM 7-bit text into (tried): 160 septets alone, else 153 a part; a character of the
     extension table takes two and is not cut apart. A `.` counts as one septet whatever it stands for.
     """
-    septets = len(text) + sum(map(text.count, GSM7_EXTENSION))
+    septets = len(text) + len(_EXTENSION.findall(text))
     if septets <= SINGLE_SEPTETS or septets == len(text):
         return _segments(septets, SINGLE_SEPTETS, PART_SEPTETS)
     parts, room = 1, PART_SEPTETS

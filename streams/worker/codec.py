@@ -151,16 +151,16 @@ def _arrow_rows(block: bytes) -> list[bytes] | _Refusal:
         return _Refusal(RejectReason.ARROW_UNSUPPORTED, "Arrow blocks need the extra: pip install 'portwatch[arrow]'")
     try:
         with pa.ipc.open_stream(block) as stream:
-            names = [name for name in stream.schema.names if name in _KNOWN]
-            for name in names:
-                if not _PLAIN_ARROW.fullmatch(kind := str(stream.schema.field(name).type)):
-                    return _Refusal(RejectReason.BAD_ARROW, f"{name} is {kind}: not integer, string or list of string")
+            known = [i for i, column in enumerate(stream.schema) if column.name in _KNOWN]
+            for column in map(stream.schema.field, known):
+                if not _PLAIN_ARROW.fullmatch(str(column.type)):
+                    return _Refusal(RejectReason.BAD_ARROW, f"{column.name}: not of integer, string or list of string")
             rows: list[bytes] = []
             for batch in stream:
                 if len(rows) + batch.num_rows > MAX_ARROW_ROWS:
                     return _Refusal(RejectReason.BAD_ARROW, f"more than {MAX_ARROW_ROWS} rows")
                 batch.validate(full=True)  # offsets of a hostile block may point anywhere
-                rows.extend(map(msgspec.json.encode, batch.select(names).to_pylist()))
+                rows.extend(map(msgspec.json.encode, batch.select(known).to_pylist()))
     except (pa.ArrowException, OSError, ValueError) as error:
         return _Refusal(RejectReason.BAD_ARROW, f"not an Arrow IPC stream: {type(error).__name__}")
     return rows
@@ -210,11 +210,12 @@ class _Mended(NamedTuple):
 
 def _second_look(record: bytes | None) -> _Mended | _Refusal:
     """What is good of a record that the typed decoder refused?"""
+    size = len(record or b"")
+    if size > MAX_RECORD_BYTES:
+        return _Refusal(RejectReason.TOO_LARGE, f"{size} bytes: more than {MAX_RECORD_BYTES}")
     line = (record or b"").removeprefix(_BOM)
     if not line or line.isspace():
         return _Refusal(RejectReason.EMPTY, "nothing in it")
-    if len(line) > MAX_RECORD_BYTES:
-        return _Refusal(RejectReason.TOO_LARGE, f"{len(line)} bytes: more than {MAX_RECORD_BYTES}")
     try:
         return _field_by_field(_decode_object(line))
     except msgspec.ValidationError as error:

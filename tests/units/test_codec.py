@@ -159,6 +159,11 @@ REJECTED: list[tuple[str, bytes | None, RejectReason]] = [
     ("surrogates around a backslash", line(text="T").replace(b'"T"', rb'"\ud83d\\\ude00"'), RejectReason.BAD_UTF8),
     ("escaped backslash before ud800, cut short", rb'{"text":"\\ud800"', RejectReason.NOT_JSON),
     ("nesting bomb", NESTED, RejectReason.NOT_JSON),
+    (
+        "too large by its BOM",
+        BOM + line(padding="x" * (MAX_RECORD_BYTES - len(line(padding="")))),
+        RejectReason.TOO_LARGE,
+    ),
     ("two BOMs", BOM + BOM + line(), RejectReason.NOT_JSON),
     ("array", b"[]", RejectReason.NOT_AN_OBJECT),
     ("array of submits", b"[" + line() + b"]", RejectReason.NOT_AN_OBJECT),
@@ -231,6 +236,14 @@ def test_details_and_reprs_keep_content_to_themselves(value: bytes) -> None:
     reject = only_reject(decoded(value))
     assert "secret" not in repr(reject)
     assert "13800138000" not in repr(reject)
+
+
+def test_of_several_faults_the_first_in_the_order_of_the_contract_is_named() -> None:
+    reject = only_reject(decoded(line(access_port=5, event_time_ms="x", event_id=...)))
+    assert (reject.reason, reject.detail) == (
+        RejectReason.WRONG_TYPE,
+        "event_time_ms: Expected `int`, got `str`",
+    )
 
 
 def test_a_detail_says_value_and_range_of_a_time() -> None:
@@ -624,6 +637,18 @@ def test_a_bad_arrow_block_is_one_reject(block: bytes) -> None:
     assert (reject.index, reject.reason, reject.value) == (1, RejectReason.BAD_ARROW, block)
 
 
+def test_of_duplicate_arrow_columns_the_last_wins() -> None:
+    columns = {"event_id": ["a"], "event_time_ms": [NOW_MS], "access_port": ["106"]}
+    table = pa.Table.from_arrays(
+        [*map(pa.array, columns.values()), pa.array(["b"])], names=[*columns.keys(), "event_id"]
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    result = decoded(sink.getvalue().to_pybytes(), content_types={0: ARROW_STREAM})
+    assert result.batch.event_id.tolist() == hash_event_ids(["b"]).tolist()
+
+
 def test_arrow_strings_that_are_not_utf8_are_a_bad_block() -> None:
     text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
     batch = pa.record_batch({"text": text})
@@ -718,17 +743,22 @@ def submits(names: list[str], values: st.SearchStrategy[Any]) -> st.SearchStrate
 SUBMITS = submits([*Submit.__struct_fields__, "later"], VALUES | st.floats())
 
 
+ARROW_BLOCK = arrow([submit(event_id="a"), submit(event_id="b"), submit(event_id="c")])
+
+
 @st.composite
-def mutated(draw: st.DrawFn) -> bytes:
-    """A submit with a few bytes replaced, inserted or cut."""
-    record = bytearray(draw(SUBMITS))
-    for _ in range(draw(st.integers(0, 3))):
+def mutated(draw: st.DrawFn, records: st.SearchStrategy[bytes]) -> bytes:
+    """A record with a few bytes replaced, inserted or cut."""
+    record = bytearray(draw(records))
+    for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(record)))
         record[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
     return bytes(record)
 
 
-RECORDS = st.lists(st.none() | st.binary(max_size=40) | SUBMITS | mutated(), max_size=12)
+RECORDS = st.lists(
+    st.none() | st.binary(max_size=40) | SUBMITS | mutated(SUBMITS) | mutated(st.just(ARROW_BLOCK)), max_size=12
+)
 CONTENT_TYPES = st.dictionaries(
     st.integers(0, 11), st.sampled_from([NDJSON, ARROW_STREAM, b"application/json"]), max_size=4
 )
