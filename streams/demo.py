@@ -40,6 +40,7 @@ SCENARIO, SPEED = "festival-morning", 600.0
 SHORT_SCENARIO, SHORT_SPEED = "festival-hour", 600.0
 PARTITIONS = 4
 REFRESH_S = 0.25
+POLL_MS, FAREWELL_MS = 200, 1_000
 PLAIN_EVERY_S = 5.0
 CATCH_UP_S = 60.0
 """How long after the last submit was sent the worker may take to have read it."""
@@ -181,11 +182,10 @@ class _Listener:
         self._listening = asyncio.create_task(self._listen())
 
     async def finish(self) -> None:
-        """Stop listening, and read what is there to the end."""
+        """Stop listening, and read on until nothing more comes (the embedded broker does not know its end)."""
         await self.stop()
-        ends = await self._consumer.end_offsets(self._consumer.assignment())
-        while any([await self._consumer.position(tp) < end for tp, end in ends.items()]):
-            await self._poll()
+        while await self._poll(FAREWELL_MS):
+            pass
 
     async def stop(self) -> None:
         self._listening.cancel()
@@ -194,12 +194,14 @@ class _Listener:
 
     async def _listen(self) -> None:
         while True:
-            await self._poll()
+            await self._poll(POLL_MS)
 
-    async def _poll(self) -> None:
-        for tp, records in (await self._consumer.getmany(timeout_ms=200)).items():
+    async def _poll(self, timeout_ms: int) -> bool:
+        polled = await self._consumer.getmany(timeout_ms=timeout_ms)
+        for tp, records in polled.items():
             for record in records:
                 self._hear(tp.topic, orjson.loads(record.value))
+        return bool(polled)
 
 
 @asynccontextmanager

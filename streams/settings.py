@@ -100,8 +100,6 @@ class Settings(BaseSettings):
     state_in: _File | None = None
     """State file that `portwatch learn` or `replay --state-out` wrote: the history to start with where no checkpoint
     exists."""
-    hash_key: Annotated[SecretStr | None, Field(min_length=16)] = None
-    """Key under which recipient numbers are hashed; the same on all workers. Absent = a new one at every start."""
 
     lateness_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 10_000
     """How far behind the newest event of its partition an event may be and still count in time."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from detectors.signature.extract import Form, extract
 
-_WINDOW = 160
+_WINDOW = 96  # of the text: what is shown, and enough behind it to see the end of a link or an address
 _BODY = 24
 _HIDDEN = "*"
 

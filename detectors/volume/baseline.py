@@ -45,12 +45,16 @@ LEVEL_MEMORY_TICKS = 7 * DAY_TICKS
 STRAY_MEMORY_TICKS = 28 * DAY_TICKS
 """Four weeks, as the profile: dispersion is a habit of the sender."""
 WINSOR_SIGMAS, WINSOR_BATCHES = 4.0, 18.0
-"""An excess beyond so many sigmas and batches is learnt as if it lay there: a flood can't make itself usual. The tail of
-batches falls by e per batch, and e^-18 is a chance that pages: what is below it is habit, and must be learnt in full."""
+"""An excess beyond so many sigmas and batches is learnt as if it lay there: a flood can't make itself usual.
+
+The tail of batches falls by e per batch, and e^-18 is a chance that pages: what is below is habit, learnt in full.
+"""
 
 _CLASS_SLOT_VARIANCE = 0.5  # relative variance of a half-hour of a class that was never seen: a choice, sd 70 %
 _OWN_SLOT_VARIANCE = 0.25  # of a port's half-hour about that of its class: a choice, sd 50 %
 _SLOT_NOISE = 0.125  # of one half-hour of one day about its mean: a choice, sd 35 %
+_LEAST_MEAN = np.float32(1e-6)  # submits per pane: one in four months, and its square is still a float32
+_LEAST_PROFILE = np.float32(1e-3)
 _PRIOR_SUBMITS = 50.0  # that the dispersion of the class is worth against a port's own; and, for busy ports,
 _PRIOR_TICKS = 48.0  # as many ticks as well: fading with the square, for four hours of one port tell little of its days
 _RATE_NOISE = np.float32(0.03)  # relative variance of the rate of 5 min, at least: a choice, sd 17 %
@@ -216,7 +220,7 @@ class Baseline:
         self.profile[where] = self.classes.profile[kind, slot] * np.exp(
             self.ports.deviation[slot, where].astype(np.float32)
         )
-        self.mean[where] = self._level(where) * self.profile[where] / TICK_PANES
+        self.mean[where] = np.maximum(self._level(where) * self.profile[where] / TICK_PANES, _LEAST_MEAN)
 
     def _level(self, where: Where) -> F32:
         """Mean of the gamma posterior of submits per tick; the class is the prior."""
@@ -270,14 +274,15 @@ class Baseline:
     def _doubt(self, psi: F32, where: Where) -> F32:
         """Relative variance of the mean itself: level, class profile, own profile."""
         kind, slot = self.class_of[where], slot_of(self.tick_ms)
-        level = 1 / (self.classes.likeness[kind] + self.ports.submits[where] / (1 + psi))
+        level = np.reciprocal(self.classes.likeness[kind] + self.ports.submits[where] / (1 + psi))
         class_slot = _uncertain(_CLASS_SLOT_VARIANCE, self.classes.seen[kind, slot])
         own_slot = _uncertain(_OWN_SLOT_VARIANCE, self._slot_days(slot, where))
         return level + class_slot + own_slot
 
     def _slot_days(self, slot: int, where: Where) -> F32:
         days = self.ports.ticks[where].astype(np.float32) * (_SLOT_DAYS[slot] / np.float32(28 * DAY_TICKS))
-        return np.minimum(days, _SLOT_DAYS[slot])
+        known: F32 = np.minimum(days, _SLOT_DAYS[slot])
+        return known
 
     def has_history(self, where: Where) -> Flags:
         """Contract, cold start: a day of history of the port or its class."""
@@ -353,7 +358,7 @@ class Baseline:
         days = np.minimum(classes.seen[told, slot], _SLOT_DAYS[slot])
         gain = _gain(_CLASS_SLOT_VARIANCE, days, noise)
         factor[told] += gain * (np.bincount(kind, tells * ratio, len(CLASSES))[told] / weight[told] - 1)
-        classes.profile[:, slot] *= factor
+        classes.profile[:, slot] = np.maximum(classes.profile[:, slot] * factor, _LEAST_PROFILE)
         classes.seen[told, slot] += _SLOT_NOISE / noise
         own = _gain(_OWN_SLOT_VARIANCE, self._slot_days(slot, slice(None)), _SLOT_NOISE + (1 + psi) / mean)
         step = np.clip(own * (ratio / factor[kind] - 1), -0.5, 0.5)
@@ -391,7 +396,7 @@ class Baseline:
 class Spread:
     """Distribution of counts about their mean: single messages, and a share of the mean that comes in batches.
 
-    The batches are a negative binomial with the share as its mean and with all the variance beyond Poisson. For
+    The batches are a negative binomial with the share as its mean and with all of the variance. For
     batch = extra / mean the share is 1, and the whole count is the usual negative binomial.
     """
 
@@ -401,17 +406,20 @@ class Spread:
 
     @property
     def sigma(self) -> F32:
-        return np.sqrt(self.mean + self.extra)
+        sigma: F32 = np.sqrt(self.mean + self.extra)
+        return sigma
 
     @property
     def most(self) -> F32:
         """The excess beyond which counts are winsorised."""
-        return np.maximum(WINSOR_SIGMAS * self.sigma, WINSOR_BATCHES * self.batch)
+        most: F32 = np.maximum(WINSOR_SIGMAS * self.sigma, WINSOR_BATCHES * self.batch)
+        return most
 
     @property
     def batched(self) -> F32:
         """The share of the mean that comes in batches, in messages."""
-        return self.extra / self.batch
+        result: F32 = np.divide(self.mean + self.extra, 1 + self.batch, dtype=np.float32)
+        return result
 
 
 def _cold(values: F32, least: float, most: float) -> float:

@@ -94,8 +94,8 @@ class VolumeDetector:
     chance_per_pane: float = 3e-8
     """Of a false flash on a port, all scales together: 60,480 panes a week make 0.002 per port-week."""
     chance_around: float = 1e-4
-    """Of the 5 min around a flash, at most: a burst that leaves them unremarkable is no flood. Old counts are of 5 min,
-    so this is the scale at which a port's habits are known best."""
+    """Of the 5 min around a flash of 10 s or 1 min, at most: a burst that leaves them unremarkable is no flood. Old
+    counts are of 5 min, so this is the scale at which a port's habits are known best."""
     least_excess: int = 20
     """Messages over the expectation, at any scale: nobody pages for 3 against 0.1."""
     least_factor: float = 2.0
@@ -225,7 +225,8 @@ class VolumeDetector:
     def _least(self, spread: Spread) -> F32:
         """The least excess that is worth an exact test."""
         excess = np.maximum(_PREFILTER_SIGMAS * spread.sigma, (self.least_factor - 1) * spread.mean)
-        return np.maximum(excess, self.least_excess)
+        least: F32 = np.maximum(excess, self.least_excess)
+        return least
 
     def _flashes(self, state: VolumeState, pane: Pane, port_of_row: I32, registry: Registry) -> list[Finding]:
         n = state.known
@@ -237,7 +238,7 @@ class VolumeDetector:
         planned = _planned(pane, ports, registry)
         excess, enough = tests.observed - tests.expected, state.enter[:, ports] - tests.expected
         opens = over[:, ports] & (tests.surprise >= -np.log10(self.chance_per_pane)) & (excess > planned)
-        opens &= tests.surprise[TICK] >= -np.log10(self.chance_around)
+        opens[:TICK] &= tests.surprise[TICK] >= -np.log10(self.chance_around)
         hot = state.flash_since_ms[ports] > 0
         goes_on = (excess >= np.maximum(self.remain * enough, planned)).any(axis=0)
         holds = opens.any(axis=0) | (hot & goes_on)

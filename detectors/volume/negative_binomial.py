@@ -50,6 +50,7 @@ def quantile(chance: float, mean: Floats, phi: Floats) -> Floats:
 
 def likelihood_ratio(count: F32, mean: F32, phi: F32, factor: float) -> F32:
     """log P(count | factor * mean) / P(count | mean), same phi: the increment of a CUSUM (Hohle and Paul 2008)."""
-    shape = 1 / np.maximum(phi, np.float32(LEAST_PHI))
+    shape = np.reciprocal(np.maximum(phi, np.float32(LEAST_PHI)))
     raised = np.log((shape + factor * mean) / (shape + mean))
-    return count * (np.float32(np.log(factor)) - raised) - shape * raised
+    ratio: F32 = np.subtract(count * (np.log(factor) - raised), shape * raised, dtype=np.float32)
+    return ratio

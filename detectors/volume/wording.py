@@ -124,11 +124,12 @@ def _evidence(found: Exceedance, full_ports: list[dict[str, Any]]) -> Mapping[st
 def _summary(lead: Wording, found: Exceedance, now_ms: int) -> Wording:
     span, lasting = _SPAN[found.scale], _duration((now_ms - found.since_ms) // 1_000)
     steady = Wording(" without a pause", "持续发送") if found.steady else Wording("", "")
-    expected, power = f"{found.expected:,.{1 if found.expected < _COARSE else 0}f}", int(found.surprise)
+    usual, power = f"{found.expected:,.{1 if found.expected < _COARSE else 0}f}", int(found.surprise)
+    expected = f"{usual} ({found.low:,}-{found.high:,})"
     return Wording(
-        f"{lead.en}observed {found.observed:,} in {span.en}{steady.en}, expected {expected} ({found.low:,}-{found.high:,}), "
+        f"{lead.en}observed {found.observed:,} in {span.en}{steady.en}, expected {expected}, "
         f"chance 1 in 10^{power}, for {lasting.en}",
-        f"{lead.zh}{span.zh}内{steady.zh}{found.observed:,}条，预期{expected}条（{found.low:,}-{found.high:,}），"
+        f"{lead.zh}{span.zh}内{steady.zh}{found.observed:,}条，预期{usual}条（{found.low:,}-{found.high:,}），"
         f"偶然概率10^-{power}，已持续{lasting.zh}",
     )
 

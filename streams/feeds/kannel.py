@@ -56,7 +56,7 @@ SINGLE_OCTETS, PART_OCTETS = 140, 134
 GSM7_EXTENSION = "[]{}\\^|~"
 """The printable ASCII of the extension table, 3GPP TS 23.038 6.2.1.1."""
 
-MOST_LINES, MOST_BYTES = 64, 1 << 17
+MOST_LINES, MOST_BYTES = 16, 1 << 17
 """What one broken record is put together from; Debian's Kannel breaks lines only at the sender's bidding."""
 SECONDS_REMEMBERED, LINES_REMEMBERED = 4, 1 << 18
 """To tell equal lines apart: threads of bearerbox write lines of one second among those of the next."""
@@ -133,7 +133,7 @@ class AccessLog:
         """Raises ValueError for an unknown timezone."""
         try:
             self._zone = ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise ValueError(f"timezone: {timezone!r}: allowed is an IANA name such as Asia/Shanghai or UTC") from error
         self.skipped: Counter[str] = Counter()
         self._ports = frozenset(ports)

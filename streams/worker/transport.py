@@ -445,7 +445,6 @@ def make_app(settings: Settings, input_topics: Iterable[str]) -> BatchApp:
         topic_disable_leader=True,
         topic_allow_declare=False,
         web_enabled=False,
-        worker_redirect_stdouts=False,
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from streams import topics
+from streams.embedded import free_port
 from streams.kafka import KafkaUnreachableError, wait_for_broker
 from streams.settings import Settings, load_settings
 from tests.conftest import require
-from tests.servers import ApacheKafka, free_port
+from tests.servers import ApacheKafka
 
 pytestmark = pytest.mark.kafka
 

@@ -5,10 +5,10 @@ from aiokafka.admin import NewTopic
 from aiokafka.errors import KafkaError
 
 from streams import topics
+from streams.embedded import free_port
 from streams.kafka import KafkaUnreachableError, admin_client, wait_for_broker
 from streams.settings import Settings, load_settings
 from tests.conftest import Broker
-from tests.servers import free_port
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_a_kafka_that_is_away_is_waited_for_without_a_trace(command: str) -> Non
 def test_the_doctor_says_what_to_do_about_a_kafka_that_is_away(registry: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
 
-    done = run("doctor", BOOTSTRAP_SERVERS=address, REGISTRY_DIR=str(registry), HASH_KEY="long-enough-and-secret")
+    done = run("doctor", BOOTSTRAP_SERVERS=address, REGISTRY_DIR=str(registry), SASL_PASSWORD="long-enough-and-secret")
 
     assert done.returncode == 1
     assert address in done.stdout

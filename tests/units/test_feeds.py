@@ -124,9 +124,10 @@ def test_local_time_is_read_in_the_gateways_zone(timezone: str, local: bytes, ut
     assert one(sent(time=local), timezone=timezone)["event_time_ms"] == expected
 
 
-def test_an_unknown_zone_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="timezone: 'Asia/Peking': allowed is an IANA name"):
-        AccessLog(timezone="Asia/Peking")
+@pytest.mark.parametrize("name", ["Asia/Peking", "Asia", "", "../etc/passwd"])
+def test_an_unknown_zone_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"timezone: '{name}': allowed is an IANA name"):
+        AccessLog(timezone=name)
 
 
 def test_a_line_read_as_it_is_written_is_dated_by_us_and_an_old_one_by_itself() -> None:
@@ -341,7 +342,7 @@ def test_what_kannel_formats_is_what_we_read(content: bytes, coding: int, udh: b
 
 
 # A text may be anything but a line that is a record as a whole: such a one is taken at its word.
-@given(st.lists(HOSTILE.filter(lambda content: b"]\n" not in content), min_size=1, max_size=5))
+@given(st.lists(HOSTILE.filter(lambda text: b"]\n" not in text and text.count(b"\n") < 16), min_size=1, max_size=5))
 def test_texts_of_several_lines_come_back_whole_whatever_they_look_like(contents: list[bytes]) -> None:
     log = AccessLog()
     file = b"\n".join(sent(content) for content in contents)

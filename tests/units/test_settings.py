@@ -88,18 +88,15 @@ def test_an_unknown_variable_is_an_error_that_names_the_nearest(monkeypatch: pyt
 
 
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert wrong(monkeypatch, HASH_KEY="too-short") == ["PORTWATCH_HASH_KEY: ****: allowed is at least 16 characters"]
-
-    monkeypatch.setenv("PORTWATCH_HASH_KEY", "long-enough-and-secret")
     monkeypatch.setenv("PORTWATCH_SASL_PASSWORD", "secret-too")
     monkeypatch.setenv("PORTWATCH_ALERTMANAGER_URLS", "https://noc:secret-three@am:9093")
     settings = load_settings()
 
     shown = settings.shown()
     assert "secret" not in str(shown)
-    assert shown["PORTWATCH_HASH_KEY"] == shown["PORTWATCH_SASL_PASSWORD"] == "****"
+    assert shown["PORTWATCH_SASL_PASSWORD"] == "****"
     assert shown["PORTWATCH_ALERTMANAGER_URLS"] == "https://****@am:9093"
-    assert "long-enough" not in repr(settings)
+    assert "secret-too" not in repr(settings)
 
 
 def test_sasl_needs_a_user_and_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +107,7 @@ def test_sasl_needs_a_user_and_a_password(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_settings().partitions = 3  # type: ignore[misc]
+        load_settings().partitions = 3
 
 
 def test_the_page_is_the_one_that_the_fields_make() -> None:
