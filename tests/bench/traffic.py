@@ -8,8 +8,8 @@ import orjson
 
 from streams.simulate import simulate
 
-PORTS = 5_000
-EXTENSIONS = 3
+PORTS = 2_000
+EXTENSIONS = 2
 SUBMITS_PER_S = 20_000  # of event time
 START_MS = 1_794_268_800_000
 _SHARE_EXPONENT = 0.8  # of a Zipf law over ports: the busiest has about 1 % of all

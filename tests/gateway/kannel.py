@@ -28,7 +28,7 @@ from typing import IO, Self
 
 FAKE_SMSC_PROGRAM = Path("/usr/lib/kannel/test/fakesmsc")
 ADMIN_PORT, SMSBOX_PORT, SENDSMS_PORT, FAKE_PORT, SMPP_PORT = 13000, 13001, 13013, 10000, 2775
-PASSWORD = "x"  # noqa: S105 - of a server that only this namespace can reach
+PASSWORD = "x"
 ROTATED = "the log was rotated"
 TIMEOUT_S = 20.0
 TWO_ACCOUNTS = ("acme", "byte]firm")
