@@ -24,36 +24,17 @@ class _Ids:
     table: Hashes = field(default_factory=lambda: _table(_SMALLEST))
     count: int = 0
 
-    def holds(self, ids: Hashes) -> Flags:
-        held: Flags = self.table[self._slots(ids)] == ids
-        return held
-
-    def add(self, ids: Hashes) -> None:
-        """Add ids that are distinct and not held."""
-        self._grow(self.count + len(ids))
-        self.count += len(ids)
-        self._place(ids)
-
-    def values(self) -> Hashes:
-        """The held ids in ascending order: a form that does not depend on the order of insertion."""
-        return np.sort(self.table[self.table != 0])
-
-    def _grow(self, wanted: int) -> None:
+    def reserve(self, more: int) -> None:
+        """Make room for so many ids; slots found before are then void."""
         slots = len(self.table)
-        while wanted * 2 > slots:
+        while (self.count + more) * 2 > slots:
             slots *= 2
         if slots > len(self.table):
             held = self.table[self.table != 0]
             self.table = _table(slots)
-            self._place(held)
+            self._place(held, self.slots(held))
 
-    def _place(self, ids: Hashes) -> None:
-        while len(ids):
-            slots = self._slots(ids)
-            self.table[slots] = ids
-            ids = ids[self.table[slots] != ids]  # lost the slot to another id of this call: probe on
-
-    def _slots(self, ids: Hashes) -> Hashes:
+    def slots(self, ids: Hashes) -> Hashes:
         """For each id its slot, or the empty slot where it would go."""
         mask = np.uint64(len(self.table) - 1)
         slots = ids & mask
@@ -64,6 +45,22 @@ class _Ids:
             there = self.table[slots[astray]]
             astray = astray[(there != ids[astray]) & (there != 0)]
         return slots
+
+    def holds(self, ids: Hashes, slots: Hashes) -> Flags:
+        held: Flags = self.table[slots] == ids
+        return held
+
+    def add(self, ids: Hashes, slots: Hashes) -> None:
+        """Add ids that are distinct and not held, where `slots` found room for each."""
+        self.count += len(ids)
+        self._place(ids, slots)
+
+    def _place(self, ids: Hashes, slots: Hashes) -> None:
+        while len(ids):
+            self.table[slots] = ids
+            lost = self.table[slots] != ids  # to another id of this call that wants the same slot: probe on
+            ids = ids[lost]
+            slots = self.slots(ids)
 
 
 @dataclass(slots=True, eq=False)
@@ -80,12 +77,16 @@ class SeenIds:
         start = 0
         while start < len(ids):
             rest = ids[start:]
-            fresh = ~(self.young.holds(rest) | self.old.holds(rest)) & _first_of_each(rest)
+            self.young.reserve(len(rest))
+            slots = self.young.slots(rest)
+            fresh = _first_of_each(rest) & ~self.young.holds(rest, slots)
+            if self.old.count:
+                fresh &= ~self.old.holds(rest, self.old.slots(rest))
             room = self.generation - self.young.count
             ranks = np.cumsum(fresh)
             stop = len(rest) if ranks[-1] < room else int(np.searchsorted(ranks, room)) + 1
             first[start : start + stop] = fresh[:stop]
-            self.young.add(rest[:stop][fresh[:stop]])
+            self.young.add(rest[:stop][fresh[:stop]], slots[:stop][fresh[:stop]])
             if self.young.count >= self.generation:
                 self.old, self.young = self.young, _Ids()
             start += stop

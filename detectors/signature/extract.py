@@ -102,7 +102,25 @@ def _settled(head: str) -> str:
     return name if _names_somebody(name) and not _is_code(name) else ""
 
 
-_heads = _Heads()
+class _Signing(dict[str, bool]):
+    """Would this bracket at the tail name a sender? A memo like _Heads."""
+
+    def __missing__(self, name: str) -> bool:
+        if len(self) >= 1 << 16:
+            self.clear()
+        signing = self[name] = len(name) <= _LONGEST and _signs(name.strip())
+        return signing
+
+
+_heads, _signing = _Heads(), _Signing()
+
+
+def _is_plain(rest: str) -> bool:
+    """Is what follows a head without another bracket, or with one that names nobody (【温馨提示】, 【4482】)?"""
+    opening = rest.find("【")
+    if opening < 0:
+        return True
+    return rest.find("【", opening + 1) < 0 and not _signing[rest[opening + 1 : rest.find("】", opening)]]
 
 
 def extract(text: str) -> tuple[str | None, Form]:
@@ -113,7 +131,7 @@ def extract(text: str) -> tuple[str | None, Form]:
     the head is where a name must stand, so that is the name the text claims.
     """
     head, closed, rest = text.partition("】")
-    if closed and (name := _heads[head]) and "【" not in rest:
+    if closed and (name := _heads[head]) and _is_plain(rest):
         return name, Form.HEAD
     return _read(text)
 
@@ -130,7 +148,7 @@ def extract_column(texts: list[str | None]) -> tuple[list[str | None], list[int]
             add_form(int(Form.UNJUDGED))
             continue
         head, closed, rest = text.partition("】")
-        if closed and (name := heads[head]) and "【" not in rest:
+        if closed and (name := heads[head]) and ("【" not in rest or _is_plain(rest)):
             add_name(name)
             add_form(plain)
             continue

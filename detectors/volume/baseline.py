@@ -361,7 +361,7 @@ class Baseline:
         classes.profile[:, slot] = np.maximum(classes.profile[:, slot] * factor, _LEAST_PROFILE)
         classes.seen[told, slot] += _SLOT_NOISE / noise
         own = _gain(_OWN_SLOT_VARIANCE, self._slot_days(slot, slice(None)), _SLOT_NOISE + (1 + psi) / mean)
-        step = np.clip(own * (ratio / factor[kind] - 1), -0.5, 0.5)
+        step = own * _log_ratio(running.slot_submits, mean * factor[kind], 1 + psi)
         deviation = np.clip(self.ports.deviation[slot] + step, -3, 3)
         np.copyto(self.ports.deviation[slot], deviation.astype(np.float16), where=full)
         running.slot_submits[:] = running.slot_mean[:] = running.slot_ticks[:] = 0
@@ -432,6 +432,11 @@ def _uncertain(prior: float, days: F32) -> F32:
     return result
 
 
+def _log_ratio(count: F32, mean: Any, scatter: F32) -> Any:  # noqa: ANN401 - float64 by way of the classes
+    """log(count / mean) that also takes small counts of variance scatter x mean, without bias to second order."""
+    return np.log((count + scatter) / (mean + scatter)) + scatter * mean / (2 * np.square(mean + scatter))
+
+
 def _gain(prior: float, days: F32, noise: Any) -> Any:  # noqa: ANN401 - float32 of ports or float64 of classes
     """Kalman gain of one more day of that noise."""
     left = _uncertain(prior, days)
@@ -488,6 +493,8 @@ def learn(access_port: Sequence[str], start_ms: Ints, submits: Ints, registry: R
     codes = np.fromiter(map(code_of.__getitem__, access_port), np.int64, len(access_port))
     order = np.argsort(start_ms, kind="stable")
     codes, submits = codes[order], submits[order]
+    if not ports:
+        return Baselines(ports, port_history(0), ClassHistory())
     ticks, begins = np.unique(start_ms[order], return_index=True)
     learner = baseline(len(ports))
     learner.class_of[:] = [class_of(port, registry, int(ticks[-1])) for port in ports]
@@ -498,8 +505,7 @@ def learn(access_port: Sequence[str], start_ms: Ints, submits: Ints, registry: R
         learner.move_to(tick_ms)
         learner.expect(slice(None))
         learner.learn_tick(counts, born, never)
-    if len(ticks):
-        learner.move_to(int(ticks[-1]) + DAY_MS)
+    learner.move_to(int(ticks[-1]) + DAY_MS)
     _guess_fine_scales(learner.ports)
     learner.pool_classes()
     return Baselines(ports, learner.ports, learner.classes)

@@ -183,7 +183,7 @@ class VolumeDetector:
         self._expect(state, slice(known, state.known))
 
     def _count(self, state: VolumeState, counts: I32) -> None:
-        """Add the counts of the next pane, int32[known], to the sums, the residuals and the peaks."""
+        """Add the counts of the next pane, int32[known], to the sums and the residuals."""
         n, at = len(counts), state.next_ms // PANE_MS
         sums = state.sums[:, :n]
         sums[0] = counts

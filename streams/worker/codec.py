@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from detectors.batch import NO_TIME, Hashes, Ints, SubmitBatch
+from detectors.batch import NO_TIME, Flags, Hashes, Ints, SubmitBatch
 from streams.contract import (
     EARLIEST_MS,
     LATEST_MS,
@@ -282,8 +282,11 @@ def _are_full_ports(access_ports: list[str], extensions: list[str | None]) -> bo
 
 
 def _within_limit(lines: Sequence[bytes | None]) -> Sequence[bytes | None]:
-    if max(map(len, filter(None, lines)), default=0) <= MAX_RECORD_BYTES:
-        return lines
+    try:
+        if max(map(len, lines), default=0) <= MAX_RECORD_BYTES:  # type: ignore[arg-type]  # null is caught
+            return lines
+    except TypeError:
+        pass
     return [line if line is None or len(line) <= MAX_RECORD_BYTES else None for line in lines]
 
 
@@ -307,18 +310,19 @@ class _Intake:
     inconsistent: int = 0
     undecodable: int = 0
     unknown_fields: int = 0
-    event_id: list[str] = field(default_factory=list)
-    event_time_ms: list[int] = field(default_factory=list)
-    received_ms: list[int] = field(default_factory=list)
+    # Numbers become arrays while their chunk is in the cache; only names and texts stay Python objects for longer.
+    event_id: list[Hashes] = field(default_factory=list)
+    event_time_ms: list[Ints] = field(default_factory=list)
+    received_ms: list[Ints] = field(default_factory=list)
     access_port: list[str] = field(default_factory=list)
     extension: list[str | None] = field(default_factory=list)
     account: list[str | None] = field(default_factory=list)
     carrier: list[str | None] = field(default_factory=list)
     text: list[str | None] = field(default_factory=list)
-    recipient_count: list[int] = field(default_factory=list)  # 0 is 'not given'
-    listed: list[int] = field(default_factory=list)  # recipients by list; 0 is 'no list'
-    segments: list[int] = field(default_factory=list)
-    is_retry: list[bool] = field(default_factory=list)
+    recipient_count: list[Ints] = field(default_factory=list)  # 0 is 'not given'
+    listed: list[Ints] = field(default_factory=list)  # recipients by list; 0 is 'no list'
+    segments: list[Ints] = field(default_factory=list)
+    is_retry: list[Flags] = field(default_factory=list)
 
     def take(self, lines: Sequence[bytes | None], start: int) -> None:
         """Add the rows of one chunk; `start` is the position of its first line."""
@@ -334,22 +338,26 @@ class _Intake:
             access_port, extension = [s.access_port for s in submits], [s.extension for s in submits]
         self.access_port += access_port
         self.extension += extension
-        self.event_id += [s.event_id for s in submits]
-        self.event_time_ms += [s.event_time_ms for s in submits]
-        self.received_ms += [s.received_ms or NO_TIME for s in submits]
         self.account += [s.account for s in submits]
         self.carrier += [s.carrier for s in submits]
         self.text += [
             s.text if s.content_hex is None and s.udh_total is None and s.pk_total is None else self._text(s)
             for s in submits
         ]
-        self.recipient_count += [s.recipient_count or 0 for s in submits]
-        self.listed += map(len, self._recipients(submits))
-        self.segments += [
-            s.segment_count or 1 if s.udh_total is None and s.udh_ref is None and s.udh_seq is None else 1
-            for s in submits
-        ]
-        self.is_retry += [s.retry_of is not None for s in submits]
+        self.event_id.append(hash_event_ids([s.event_id for s in submits]))
+        self.event_time_ms.append(_ints([s.event_time_ms for s in submits]))
+        self.received_ms.append(_ints([s.received_ms or NO_TIME for s in submits]))
+        self.recipient_count.append(_ints([s.recipient_count or 0 for s in submits]))
+        self.listed.append(_ints(list(map(len, self._recipients(submits)))))
+        self.segments.append(
+            _ints(
+                [
+                    s.segment_count or 1 if s.udh_total is None and s.udh_ref is None and s.udh_seq is None else 1
+                    for s in submits
+                ]
+            )
+        )
+        self.is_retry.append(np.array([s.retry_of is not None for s in submits], np.bool_))
 
     def _parse(self, lines: Sequence[bytes | None], start: int) -> tuple[list[JudgedFields], Sequence[int]]:
         """The submits that can be read, and the rows of `lines` in which they stand."""
@@ -407,25 +415,29 @@ class _Intake:
 
     def batch(self, offset: Ints, log_time_ms: Ints | None) -> SubmitBatch:
         """The rows that were taken, of records with these offsets and log times (int64[n])."""
-        received_ms = _ints(self.received_ms)
+        received_ms = _joined(self.received_ms)
         if log_time_ms is not None:
             received_ms = np.where(received_ms == NO_TIME, np.maximum(log_time_ms, NO_TIME), received_ms)
-        given, listed = _ints(self.recipient_count), _ints(self.listed)
+        given, listed = _joined(self.recipient_count), _joined(self.listed)
         self.inconsistent = int(((given != listed) & (given > 0) & (listed > 0)).sum())
         return SubmitBatch(
             offset=offset,
-            event_time_ms=_ints(self.event_time_ms),
+            event_time_ms=_joined(self.event_time_ms),
             received_ms=received_ms,
-            event_id=hash_event_ids(self.event_id),
+            event_id=np.concatenate([np.empty(0, np.uint64), *self.event_id]),
             access_port=self.access_port,
             extension=self.extension,
             account=self.account,
             carrier=self.carrier,
             text=self.text,
             recipients=np.where(given > 0, given, np.maximum(listed, 1)),
-            segments=_ints(self.segments),
-            is_retry=np.fromiter(self.is_retry, np.bool_, len(self.is_retry)),
+            segments=_joined(self.segments),
+            is_retry=np.concatenate([np.empty(0, np.bool_), *self.is_retry]),
         )
+
+
+def _joined(chunks: list[Ints]) -> Ints:
+    return np.concatenate([np.empty(0, np.int64), *chunks])
 
 
 # --- event ids

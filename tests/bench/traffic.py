@@ -10,13 +10,14 @@ from streams.simulate import simulate
 
 PORTS = 2_000
 EXTENSIONS = 2
+RECORD_BYTES = 360
 SUBMITS_PER_S = 20_000  # of event time
 START_MS = 1_794_268_800_000
 _SHARE_EXPONENT = 0.8  # of a Zipf law over ports: the busiest has about 1 % of all
 
 
 def write(folder: Path, records: int) -> None:
-    """submits.jsonl (records of about 400 bytes) and registry/ for PORTS ports with EXTENSIONS filings each.
+    """submits.jsonl (records of about RECORD_BYTES) and registry/ for PORTS ports with EXTENSIONS filings each.
 
     Texts are those of the simulator's templates; each port has three names of its own.
     """
@@ -40,16 +41,10 @@ def write(folder: Path, records: int) -> None:
                 "received_ms": at_ms + late,
                 "access_port": ports[port],
                 "extension": extensions[number],
-                "sp_id": f"9{port:05d}",
                 "account": f"acc9{port:05d}",
-                "gateway_id": f"gw-cmpp-{port % 8}",
-                "protocol": "cmpp",
                 "carrier": ("mobile", "unicom", "telecom")[n % 3],
-                "province": "江苏",
                 "recipient_count": 1,
                 "recipients": [f"139{n % 100_000_000:08d}"],
-                "segment_count": 1,
-                "submit_result": "accepted",
                 "text": f"【{names[port][number]}】{bodies[n % len(bodies)]}",
             }
             file.write(orjson.dumps(record) + b"\n")

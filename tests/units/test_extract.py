@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from detectors.signature.extract import Form, extract, extract_column
+from detectors.signature.extract import Form, _read, extract, extract_column
 from detectors.signature.masking import masked, shown
 from detectors.signature.normalise import normalise
 
@@ -399,3 +399,29 @@ def test_columns_are_as_long_as_their_texts(texts: list[str | None]) -> None:
     assert [form for text, form in zip(texts, forms, strict=True) if text is None] == [Form.UNJUDGED] * texts.count(
         None
     )
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "【青禾银行】",
+                "【温馨提示】",
+                "【4482】",
+                "【青禾】",
+                "【",
+                "】",
+                "您的验证码",
+                "回T退订",
+                "123",
+                "【满100减50】",
+                " ",
+                "【\u200b】",
+            ]
+        ),
+        max_size=7,
+    ).map("".join)
+)
+def test_the_short_way_reads_what_the_long_way_reads(text: str) -> None:
+    assert extract(text) == _read(text)
+    assert extract_column([text]) == ([_read(text)[0]], [int(_read(text)[1])])
