@@ -23,20 +23,16 @@ async def measure(records: int) -> Measured:
     stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(serve(load_settings(), stop, lambda worker, _: started.set_result(worker)))
     worker: Worker = await started
-    first = await _count(worker, 1, serving)
-    began, cpu = time.perf_counter(), time.process_time()
-    last = await _count(worker, records, serving)
+    began, cpu, first, seen = 0.0, 0.0, 0, 0
+    while seen < records and not serving.done():
+        await asyncio.wait([serving], timeout=POLL_S)
+        seen = sum(view.tally.submits_in for view in worker.views.values())
+        if not first:
+            began, cpu, first = time.perf_counter(), time.process_time(), seen
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     stop.set()
     await serving
-    return Measured(last - first, seconds, cpu_seconds, peak_mb(), stages(worker.metrics.registry))
-
-
-async def _count(worker: Worker, wanted: int, serving: asyncio.Task[None]) -> int:
-    """Wait until so many submits came in; returns how many."""
-    while (seen := sum(view.tally.submits_in for view in worker.views.values())) < wanted and not serving.done():
-        await asyncio.sleep(POLL_S)
-    return seen
+    return Measured(seen - first, seconds, cpu_seconds, peak_mb(), stages(worker.metrics.registry))
 
 
 def stages(registry: CollectorRegistry) -> dict[str, float]:

@@ -73,7 +73,9 @@ async def fill(settings: Settings, folder: Path) -> None:
 
 def main(records: int) -> None:
     print(machine())
-    print(f"{records:,} submits of about {traffic.RECORD_BYTES} bytes, {traffic.PORTS:,} ports, {PARTITIONS} partitions\n")
+    print(
+        f"{records:,} submits of about {traffic.RECORD_BYTES} bytes, {traffic.PORTS:,} ports, {PARTITIONS} partitions\n"
+    )
     with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
         folder = Path(name)
         traffic.write(folder, records)

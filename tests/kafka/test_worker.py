@@ -2,27 +2,19 @@
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from aiokafka import TopicPartition
 
 from detectors.pipeline import Pipeline
 from streams import topics
 from streams.feeds.jsonl import SubmitLines
 from streams.feeds.producer import feed
-from streams.kafka import consumer_client
 from streams.learn import learn_files
 from streams.records import encode, port_counts
 from streams.registry import load_folder
@@ -32,12 +24,12 @@ from streams.simulate import simulate, write
 from streams.state_file import seeding
 from streams.worker.codec import decode
 from tests.conftest import require
+from tests.running import records, until_committed, worker
 from tests.servers import ApacheKafka, Promtool
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
 PARTITIONS = 3
-PATIENCE_S = 60.0
 SPEED = 200.0  # 80 minutes of event time in 24 s
 
 
@@ -62,48 +54,6 @@ def settings(kafka: ApacheKafka, topic_prefix: str, morning: Path) -> Settings:
         emit_panes=True,
         http_port=0,
     )
-
-
-@contextmanager
-def worker(settings: Settings, log: Path, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker process; killed at the end if it still lives."""
-    told = {name: value for name, value in settings.shown().items() if value}
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", "worker"], env={**os.environ, **told, **environment}, stderr=file
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-async def records(settings: Settings, topic: topics.Topic) -> list[Any]:
-    """Everything on a topic, by partition in order of offsets."""
-    async with consumer_client(settings) as consumer:
-        partitions = [TopicPartition(settings.topic_prefix + topic.name, n) for n in range(PARTITIONS)]
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
-        found: list[Any] = []
-        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
-            for rows in (await consumer.getmany(timeout_ms=200)).values():
-                found += rows
-    return sorted(found, key=lambda row: (row.partition, row.offset))
-
-
-async def committed(settings: Settings) -> dict[int, int]:
-    """The offsets that the group has committed."""
-    topic = settings.topic_prefix + topics.SUBMIT.name
-    async with consumer_client(settings, group_id=settings.group_id) as consumer:
-        offsets = {n: await consumer.committed(TopicPartition(topic, n)) for n in range(PARTITIONS)}
-    return {n: offset for n, offset in offsets.items() if offset is not None}
-
-
-async def until_committed(settings: Settings, wanted: Callable[[dict[int, int]], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not wanted(await committed(settings)):
-        assert time.monotonic() < deadline, await committed(settings)
 
 
 async def uninterrupted(settings: Settings, registry_folder: Path) -> tuple[dict[Any, Any], set[bytes], set[str]]:
@@ -210,7 +160,7 @@ async def test_it_shows_metrics_health_and_readiness(settings: Settings, morning
     await publish(load_folder(morning / "registry"), settings)
     sent = await feed(SubmitLines(), morning / "submits.jsonl", settings)
     log = tmp_path / "worker.log"
-    with worker(settings, log, PORTWATCH_HTTP_PORT="0"):
+    with worker(settings, log):
         await until_committed(settings, lambda offsets: sum(offsets.values()) == sent.sent)
         address = next(line.split()[-1] for line in log.read_text().splitlines() if "metrics and health at" in line)
         await asyncio.sleep(1.5)  # gauges are refreshed once a second
