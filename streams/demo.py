@@ -4,6 +4,7 @@ What is shown is read where anybody else would read it: alerts and commands from
 """
 
 import asyncio
+import logging
 import signal
 import tempfile
 from collections import Counter
@@ -83,6 +84,7 @@ def demo(*, short: bool, speed: float, seed: int) -> bool:
 
     `speed`: event seconds per real second.
     """
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says of the embedded broker's ways is no news
     console = Console(highlight=False)
     scenario = SHORT_SCENARIO if short else SCENARIO
     with ExitStack() as stack:

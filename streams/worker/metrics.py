@@ -142,7 +142,7 @@ class PartitionGauges(Collector):
 
     def _per_partition(self, views: dict[int, PartitionView]) -> Iterator[Metric]:
         now_s = self._now_s()
-        families = {
+        families: dict[str, tuple[str, Callable[[PartitionView], float]]] = {
             "event_time_lag_seconds": ("Wall clock minus event time.", lambda v: now_s - v.clock_ms / 1_000),
             "consumer_lag_records": ("Records in Kafka that are not processed.", lambda v: v.lag),
             "commit_age_seconds": ("Time since the last checkpoint was committed.", lambda v: now_s - v.committed_at_s),
@@ -162,7 +162,7 @@ class PartitionGauges(Collector):
             family = GaugeMetricFamily(f"portwatch_{name}", help_text, labels=["partition"])
             for partition, view in sorted(views.items()):
                 if name != "event_time_lag_seconds" or view.clock_ms:
-                    family.add_metric([str(partition)], float(value(view)))
+                    family.add_metric([str(partition)], value(view))
             yield family
 
 

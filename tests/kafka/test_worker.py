@@ -5,6 +5,7 @@ import json
 import signal
 import urllib.request
 from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ async def test_killed_and_restarted_it_counts_every_submit_once(
     feeding = asyncio.create_task(feed(SubmitLines(), morning / "submits.jsonl", settings, speed=SPEED))
     for kill_at in (15_000, 50_000):
         with worker(settings, log) as process:
-            await until_committed(settings, lambda offsets, kill_at=kill_at: sum(offsets.values()) > kill_at)
+            await until_committed(settings, partial(_more_than, kill_at))
             process.send_signal(signal.SIGKILL)
     with worker(settings, log) as process:
         sent = await feeding
@@ -180,9 +181,13 @@ async def test_it_shows_metrics_health_and_readiness(settings: Settings, morning
         assert values[f'portwatch_consumer_lag_records{{partition="{partition}"}}'] == 0
 
 
+def _more_than(submits: int, offsets: dict[int, int]) -> bool:
+    return sum(offsets.values()) > submits
+
+
 def _get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the worker's own address
-        return answer.read().decode()
+        return str(answer.read(), "utf-8")
 
 
 async def test_without_topics_it_says_what_to_do(settings: Settings, tmp_path: Path) -> None:

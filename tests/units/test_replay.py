@@ -1,0 +1,135 @@
+"""Files through the pipeline: one account for every line, and a state that goes on where another replay stopped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detectors.pipeline import Pipeline
+from streams.learn import HistoryError, learn_files
+from streams.registry import load_folder
+from streams.replay import COLD, Span, run
+from streams.simulate import simulate, write
+from streams.state_file import StateFileError, load, partition_of, save
+from streams.worker.checkpoint import CheckpointError, pack, unpack
+
+
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated hour with incidents and broken records, and the state file of its history."""
+    folder = tmp_path_factory.mktemp("hour")
+    write(simulate("festival-hour", seed=3, scale=0.3), folder)
+    learn_files([folder / "history.jsonl"], load_folder(folder / "registry"), folder / "learnt")
+    return folder
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_every_line_is_accounted_for(hour: Path, tmp_path: Path) -> None:
+    registry = load_folder(hour / "registry")
+    summary = run(
+        [hour / "submits.jsonl"],
+        registry,
+        tmp_path / "alerts.jsonl",
+        dlq=tmp_path / "rejected.jsonl",
+        state_in=hour / "learnt",
+    )
+    assert list(summary) == [
+        *("in", "counted", "late", "misclocked", "duplicate", "rejected", "alerts"),
+        *("first_event_ms", "last_event_ms", "seconds", "notes"),
+    ]
+    assert summary["in"] == len((hour / "submits.jsonl").read_bytes().splitlines())
+    rejected = lines(tmp_path / "rejected.jsonl")
+    assert len(rejected) == sum(summary["rejected"].values()) > 0
+    others = summary["counted"] + summary["late"] + summary["misclocked"] + summary["duplicate"]
+    assert summary["in"] == others + len(rejected)
+    raw = (hour / "submits.jsonl").read_bytes().split(b"\n")
+    for letter in rejected:
+        if "value" in letter:
+            assert raw[letter["offset"] - 1].rstrip(b"\r") == letter["value"].encode()
+    opened = [alert["rule"] for alert in lines(tmp_path / "alerts.jsonl") if alert["state"] == "open"]
+    assert {rule: opened.count(rule) for rule in opened} == summary["alerts"]
+    assert summary["notes"] == []
+
+
+def test_two_replays_with_a_state_between_them_say_what_one_says(hour: Path, tmp_path: Path) -> None:
+    registry = load_folder(hour / "registry")
+    submits = (hour / "submits.jsonl").read_bytes().splitlines(keepends=True)
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    first.write_bytes(b"".join(submits[:20_001]))
+    second.write_bytes(b"".join(submits[20_001:]))
+    whole = run([first, second], registry, tmp_path / "whole", state_in=hour / "learnt")
+    run([first], registry, tmp_path / "a", state_in=hour / "learnt", state_out=tmp_path / "state")
+    parts = run([second], registry, tmp_path / "b", state_in=tmp_path / "state")
+
+    def unplaced(path: Path) -> list[Any]:
+        return [alert | {"source": None} for alert in lines(path)]  # the files have other names
+
+    assert unplaced(tmp_path / "a") + unplaced(tmp_path / "b") == unplaced(tmp_path / "whole")
+    assert parts["in"] == whole["in"]
+
+
+def test_only_the_asked_span_of_event_time_is_replayed(hour: Path, tmp_path: Path) -> None:
+    registry = load_folder(hour / "registry")
+    whole = run([hour / "submits.jsonl"], registry, tmp_path / "alerts.jsonl")
+    middle = whole["first_event_ms"] + 20 * 60_000
+    early = run([hour / "submits.jsonl"], registry, tmp_path / "early", span=Span(to_ms=middle))
+    late = run([hour / "submits.jsonl"], registry, tmp_path / "late", span=Span(from_ms=middle))
+    assert early["last_event_ms"] < middle <= late["first_event_ms"]
+    assert early["counted"] > 1_000 < late["counted"]
+
+
+def test_without_history_it_says_why_there_are_no_volume_alerts(hour: Path, tmp_path: Path) -> None:
+    summary = run([hour / "submits.jsonl"], load_folder(hour / "registry"), tmp_path / "alerts.jsonl")
+    assert summary["notes"] == [COLD]
+    assert not [rule for rule in summary["alerts"] if rule.startswith("volume")]
+
+
+def test_an_empty_file_is_no_error(hour: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    summary = run([tmp_path / "empty.jsonl"], load_folder(hour / "registry"), tmp_path / "alerts.jsonl")
+    assert (summary["in"], summary["first_event_ms"], summary["alerts"]) == (0, None, {})
+
+
+def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").write_bytes(b"something else")
+    with pytest.raises(StateFileError, match="not a portwatch state"):
+        load(tmp_path / "state", Pipeline())
+
+
+@pytest.mark.parametrize("kept", [slice(0), slice(40), slice(-1), slice(1, None)])
+def test_a_damaged_state_is_refused(kept: slice) -> None:
+    with pytest.raises(CheckpointError):
+        unpack(pack(Pipeline().start("t", 0))[kept], Pipeline())
+
+
+def test_a_state_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack(Pipeline().start("t", 0))
+    monkeypatch.setattr("streams.worker.checkpoint.STATE_VERSION", 99)
+    with pytest.raises(CheckpointError, match="state version 1, this portwatch reads 99"):
+        unpack(packed, Pipeline())
+
+
+def test_saving_replaces_the_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(b"old")
+    save(Pipeline().start("t", 0), path)
+    assert load(path, Pipeline()).next_offset == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_history_with_a_bad_line_names_it(tmp_path: Path, hour: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    history.write_text('{"access_port":"10690010","start_ms":1762736400000,"submits":3}\n{"access_port":5}\n')
+    with pytest.raises(HistoryError, match=r"history\.jsonl:2: .*access_port"):
+        learn_files([history], load_folder(hour / "registry"), tmp_path / "state")
+
+
+def test_ports_are_at_home_where_kafka_clients_put_them() -> None:
+    assert [partition_of(key, 12) for key in ("21", "foobar")] == [
+        (-973932308 & 0x7FFFFFFF) % 12,
+        (-790332482 & 0x7FFFFFFF) % 12,
+    ]  # hashes from the tests of Kafka's own Java client
