@@ -98,7 +98,7 @@ class Groups:
             self.port_of[len(self.keys)] = self.port_code(group.access_port)
             self.keys.append(group)
             text = batch.text[row]
-            self.samples.append(masked(text) if text else "")
+            self.samples.append(masked(text, group.signature, Form(group.form)) if text else "")
 
 
 def _newest(table: _Table, count: int) -> list[tuple[object, ...]]:

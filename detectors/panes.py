@@ -27,6 +27,10 @@ def _rows(batch: SubmitBatch, codes: Codes) -> Sums:
     return np.stack([codes.astype(np.int64), 1 - retry, retry, batch.recipients, carried, batch.offset])
 
 
+def _where(chosen: Flags, rows: Sums) -> Sums:
+    return rows if chosen.all() else rows[:, chosen]
+
+
 def _summed(rows: Sums) -> Sums:
     group = rows[0]
     active = np.flatnonzero(np.bincount(group))
@@ -71,7 +75,7 @@ class OpenPanes:
         rows = _rows(batch, codes)
         on_time = counted & ~late
         for start in np.unique(starts[on_time]).tolist():
-            self.counts.setdefault(start, PaneCounts()).add(rows[:, on_time & (starts == start)])
+            self.counts.setdefault(start, PaneCounts()).add(_where(on_time & (starts == start), rows))
         for bound, start in {*zip(bounds[late].tolist(), starts[late].tolist(), strict=True)}:
             chosen = late & (starts == start) & (bounds == bound)
             self.late.setdefault((bound, start), PaneCounts()).add(rows[:, chosen])

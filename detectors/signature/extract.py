@@ -120,7 +120,12 @@ def _is_plain(rest: str) -> bool:
     opening = rest.find("【")
     if opening < 0:
         return True
-    return rest.find("【", opening + 1) < 0 and not _signing[rest[opening + 1 : rest.find("】", opening)]]
+    if rest.find("【", opening + 1) >= 0:
+        return False
+    held = rest[opening + 1 : rest.find("】", opening)]
+    if held.isdecimal() and not _HOTLINE.fullmatch(held):
+        return True  # a code, other in every text: not worth a memo
+    return not _signing[held]
 
 
 def extract(text: str) -> tuple[str | None, Form]:

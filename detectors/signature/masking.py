@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from detectors.signature.extract import Form, extract
+from detectors.signature.extract import Form
 
 _WINDOW = 96  # of the text: what is shown, and enough behind it to see the end of a link or an address
 _BODY = 24
@@ -22,16 +22,25 @@ _SPELLED = re.compile(r"[零〇一二三四五六七八九十百千万两幺壹�
 _PERSON = re.compile(
     r"(?<=尊敬的)[^【】\s，,：:！!]{1,8}?(?=先生|女士|小姐|老师|同学)|[^【】\s，,：:！!的]{1,3}(?=先生|女士|小姐)"
 )
+_PERSONAL = (
+    (_LINK, (".", "@", "://")),
+    (_SPELLED, ("",)),
+    (_PERSON, ("先生", "女士", "小姐", "老师", "同学")),
+)
+"""What to hide, and what must be in a text for it to be worth a look: most have none of it."""
+
 _LONG_NUMBER = re.compile(r"\d{6,}")
 
 
-def masked(text: str) -> str:
-    """The bracketed name and about 24 characters, at most 92; safe to show, digits hidden in the name as well."""
+def masked(text: str, name: str | None, form: Form) -> str:
+    """The bracketed name and about 24 characters, at most 92; safe to show, digits hidden in the name as well.
+
+    `name` and `form` are what `extract` says of the text.
+    """
     shown = _hide(text[:_WINDOW])
     sample = shown[: shown.find("】", 0, 40) + 1 + _BODY]
     if len(sample) < len(shown) or len(text) > _WINDOW:
         sample += "…"
-    name, form = extract(text)
     if name is None or form in (Form.HEAD, Form.CONFLICT):
         return sample
     at = text.rfind(name)
@@ -46,8 +55,9 @@ def shown(name: str) -> str:
 
 def _hide(text: str) -> str:
     visible = text.translate(_SEEN)
-    for pattern in (_LINK, _SPELLED, _PERSON):
-        visible = pattern.sub(_stars, visible)
+    for pattern, marks in _PERSONAL:
+        if any(mark in visible for mark in marks):
+            visible = pattern.sub(_stars, visible)
     return visible.translate(_NUMBERLESS)
 
 

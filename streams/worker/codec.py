@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain, compress
 from operator import not_
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -40,6 +40,9 @@ MAX_ARROW_ROWS = 1 << 17
 
 CHUNK = 512
 """Records that are taken apart together, so that their objects stay in the core's cache (docs/benchmarks.md)."""
+
+MOST_KNOWN = 1 << 17
+"""Names that are kept as one object each: 15 MB at most, of ports, extensions and accounts each."""
 
 _BOM = b"\xef\xbb\xbf"
 _NO_BLOCKS: Final[Mapping[int, bytes]] = MappingProxyType({})
@@ -266,8 +269,8 @@ def _malformed(line: bytes, error: Exception) -> _Refusal:
 
 def _are_digits(texts: Iterable[str]) -> bool:
     """Is there nothing but ASCII digits in any of them? One look at all of them together."""
-    joined = "".join(texts).encode()
-    return not joined or joined.isdigit()
+    joined = "".join(texts)
+    return not joined or (joined.isascii() and joined.isdigit())
 
 
 def _is_full_port(access_port: str, extension: str | None) -> bool:
@@ -275,10 +278,33 @@ def _is_full_port(access_port: str, extension: str | None) -> bool:
     return len(full_port) <= MAX_PORT_DIGITS and _are_digits((full_port,))
 
 
-def _are_full_ports(access_ports: list[str], extensions: list[str | None]) -> bool:
-    given = list(filter(None, extensions))
-    longest = max(map(len, access_ports), default=0) + max(map(len, given), default=0)
-    return longest <= MAX_PORT_DIGITS and _are_digits(access_ports) and _are_digits(given)
+class _Known(dict[str | None, str | None]):
+    """The names that come again and again, one object for each: it is compared at a glance and kept once, where the
+    decoder makes a new one for every record. Emptied when full."""
+
+    def __missing__(self, name: str | None) -> str | None:
+        if len(self) >= MOST_KNOWN:
+            self.clear()
+        self[name] = name
+        return name
+
+
+class _KnownNumbers(_Known):
+    """The same for ports and extensions; "" for what is not a row of digits."""
+
+    def __missing__(self, number: str | None) -> str | None:
+        if number is not None and not _are_digits((number,)):
+            return _NO_NUMBER
+        return super().__missing__(number)
+
+
+_NO_NUMBER = ""  # nothing else is empty: the decoder refuses it
+_account, _number = _Known().__getitem__, _KnownNumbers().__getitem__
+
+
+def _are_full_ports(access_ports: list[str | None], extensions: list[str | None]) -> bool:
+    longest = sum(max(map(len, filter(None, column)), default=0) for column in (access_ports, extensions))
+    return longest <= MAX_PORT_DIGITS and _NO_NUMBER not in access_ports and _NO_NUMBER not in extensions
 
 
 def _within_limit(lines: Sequence[bytes | None]) -> Sequence[bytes | None]:
@@ -292,6 +318,14 @@ def _within_limit(lines: Sequence[bytes | None]) -> Sequence[bytes | None]:
 
 def _ints(column: list[int]) -> Ints:
     return np.fromiter(column, np.int64, len(column))
+
+
+def _counts(column: list[int] | list[int | None], *, absent: int) -> Ints:
+    """Counts with `absent` for None. Nearly all are 1, and that is told without looking at each."""
+    ones = column.count(1)
+    if ones == len(column) or (absent == 1 and ones + column.count(None) == len(column)):  # type: ignore[arg-type]
+        return np.ones(len(column), np.int64)
+    return _ints([absent if count is None else count for count in column])
 
 
 def _unknown_fields(line: bytes | None) -> int:
@@ -314,7 +348,7 @@ class _Intake:
     event_id: list[Hashes] = field(default_factory=list)
     event_time_ms: list[Ints] = field(default_factory=list)
     received_ms: list[Ints] = field(default_factory=list)
-    access_port: list[str] = field(default_factory=list)
+    access_port: list[str | None] = field(default_factory=list)  # never None
     extension: list[str | None] = field(default_factory=list)
     account: list[str | None] = field(default_factory=list)
     carrier: list[str | None] = field(default_factory=list)
@@ -329,16 +363,16 @@ class _Intake:
         submits, rows = self._parse(lines, start)
         if start not in self.refused:
             self.unknown_fields += _unknown_fields(lines[0])
-        access_port = [s.access_port for s in submits]
-        extension = [s.extension for s in submits]
+        access_port = list(map(_number, [s.access_port for s in submits]))
+        extension = list(map(_number, [s.extension for s in submits]))
         if not _are_full_ports(access_port, extension):
-            good = list(map(_is_full_port, access_port, extension))
+            good = [_is_full_port(s.access_port, s.extension) for s in submits]
             self.refused |= {start + row: _NOT_A_FULL_PORT for row in compress(rows, map(not_, good))}
             submits = list(compress(submits, good))
-            access_port, extension = [s.access_port for s in submits], [s.extension for s in submits]
+            access_port, extension = list(compress(access_port, good)), list(compress(extension, good))
         self.access_port += access_port
         self.extension += extension
-        self.account += [s.account for s in submits]
+        self.account += map(_account, [s.account for s in submits])
         self.carrier += [s.carrier for s in submits]
         self.text += [
             s.text if s.content_hex is None and s.udh_total is None and s.pk_total is None else self._text(s)
@@ -347,17 +381,23 @@ class _Intake:
         self.event_id.append(hash_event_ids([s.event_id for s in submits]))
         self.event_time_ms.append(_ints([s.event_time_ms for s in submits]))
         self.received_ms.append(_ints([s.received_ms or NO_TIME for s in submits]))
-        self.recipient_count.append(_ints([s.recipient_count or 0 for s in submits]))
-        self.listed.append(_ints(list(map(len, self._recipients(submits)))))
+        self.recipient_count.append(_counts([s.recipient_count for s in submits], absent=0))
+        self.listed.append(_counts(list(map(len, self._recipients(submits))), absent=0))
         self.segments.append(
-            _ints(
+            _counts(
                 [
-                    s.segment_count or 1 if s.udh_total is None and s.udh_ref is None and s.udh_seq is None else 1
+                    s.segment_count if s.udh_total is None and s.udh_ref is None and s.udh_seq is None else 1
                     for s in submits
-                ]
+                ],
+                absent=1,
             )
         )
-        self.is_retry.append(np.array([s.retry_of is not None for s in submits], np.bool_))
+        retry_of = [s.retry_of for s in submits]
+        self.is_retry.append(
+            np.array([first is not None for first in retry_of], np.bool_)
+            if any(retry_of)
+            else np.zeros(len(submits), np.bool_)
+        )
 
     def _parse(self, lines: Sequence[bytes | None], start: int) -> tuple[list[JudgedFields], Sequence[int]]:
         """The submits that can be read, and the rows of `lines` in which they stand."""
@@ -425,7 +465,7 @@ class _Intake:
             event_time_ms=_joined(self.event_time_ms),
             received_ms=received_ms,
             event_id=np.concatenate([np.empty(0, np.uint64), *self.event_id]),
-            access_port=self.access_port,
+            access_port=cast("list[str]", self.access_port),
             extension=self.extension,
             account=self.account,
             carrier=self.carrier,
@@ -442,9 +482,8 @@ def _joined(chunks: list[Ints]) -> Ints:
 
 # --- event ids
 
-_LONGEST_ASCII = 64
 _LONGEST = 256
-"""Bytes of the longest event id: 64 characters of 4 bytes. Both are whole words of 8."""
+"""Bytes of the longest event id: 64 characters of 4 bytes."""
 
 
 def hash_event_ids(event_ids: list[str]) -> Hashes:
@@ -457,16 +496,18 @@ def hash_event_ids(event_ids: list[str]) -> Hashes:
     """
     joined = "".join(event_ids)
     if joined.isascii() and "\0" not in joined:
-        padded = np.array(event_ids, f"S{_LONGEST_ASCII}")
+        rows = np.array(event_ids, f"S{_padded(max(map(len, event_ids), default=0))}")
     else:
-        padded = np.array([i.encode().replace(b"\0", b"\xc0\x80") for i in event_ids], f"S{_LONGEST}")
-    words = padded.view("<u8").reshape(len(event_ids), -1) if event_ids else np.empty((0, 0), np.uint64)
-    total = np.zeros(len(event_ids), np.uint64)
-    for word, factor in zip(words.T, _PLACES, strict=False):
-        if not word.any():
-            break
-        total += _splitmix64(word * factor)
+        encoded = [i.encode().replace(b"\0", b"\xc0\x80") for i in event_ids]
+        rows = np.array(encoded, f"S{_padded(max(map(len, encoded)))}")
+    words = rows.view("<u8").reshape(len(event_ids), rows.itemsize // 8)
+    total = _splitmix64(words * _PLACES[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
     return np.maximum(_splitmix64(total), np.uint64(1))
+
+
+def _padded(size: int) -> int:
+    """Whole words of 8 bytes, at least one."""
+    return max(8, (size + 7) // 8 * 8)
 
 
 def _splitmix64(x: Hashes) -> Hashes:

@@ -36,6 +36,9 @@ JSON = b"application/json"
 SESSION_TIMEOUT_S = 6.0
 HEARTBEAT_S = 0.5
 FETCH_WAIT_MS = 500
+# Of one partition: four times aiokafka's own, so that what is fetched lasts while the next answer comes (a seventh more
+# records a second).
+FETCH_BYTES = 4 * 2**20
 # Nothing wakes a waiting poll when a rebalance ends, so it looks again this often meanwhile.
 REBALANCE_POLL_S = 0.02
 # Memory in flight: what waits for the agent plus one event per partition, each MAX_EVENT_BYTES and one Kafka batch.
@@ -436,6 +439,7 @@ def make_app(settings: Settings, input_topics: Iterable[str]) -> BatchApp:
         broker_heartbeat_interval=HEARTBEAT_S,
         broker_rebalance_timeout=SESSION_TIMEOUT_S,
         consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=FETCH_BYTES,
         stream_buffer_maxsize=QUEUED_EVENTS,
         # With acks off there is nothing to wait for, and each rebalance would wait a second for it.
         stream_wait_empty=False,
