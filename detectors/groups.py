@@ -56,7 +56,7 @@ class Groups:
     """
 
     group_limit: int = 1 << 20
-    port_limit: int = 1 << 20
+    port_limit: int = 1 << 17
     keys: list[GroupKey] = field(default_factory=lambda: [_NOBODY])
     samples: list[str] = field(default_factory=lambda: [""])  # masked start of the first text of the group
     ports: list[str] = field(default_factory=lambda: [""])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from detectors.batch import Codes, Flags, SubmitBatch
+from detectors.batch import Codes, Flags, Ints, SubmitBatch
 from detectors.contract import PANE_MS, Pane
 from detectors.event_time import Progress
 from detectors.groups import Groups
@@ -38,6 +38,14 @@ def _summed(rows: Sums) -> Sums:
     first = np.empty(active[-1] + 1, np.int64)
     first[group[::-1]] = rows[5, ::-1]  # of several assignments to one place the last stays: the earliest row
     return np.stack([active, *sums, first[active]])
+
+
+def _runs(bounds: Ints, starts: Ints, late: Ints) -> Iterator[tuple[int, int, Ints]]:
+    """The late rows by (bound, start), in their order. Each may stand alone: one sort, not a look per pair."""
+    order = late[np.lexsort((starts[late], bounds[late]))]
+    edges = np.flatnonzero(np.diff(bounds[order]) | np.diff(starts[order])) + 1
+    for rows in np.split(order, edges) if len(order) else ():
+        yield int(bounds[rows[0]]), int(starts[rows[0]]), rows
 
 
 @dataclass(slots=True, eq=False)
@@ -76,9 +84,8 @@ class OpenPanes:
         on_time = counted & ~late
         for start in np.unique(starts[on_time]).tolist():
             self.counts.setdefault(start, PaneCounts()).add(_where(on_time & (starts == start), rows))
-        for bound, start in {*zip(bounds[late].tolist(), starts[late].tolist(), strict=True)}:
-            chosen = late & (starts == start) & (bounds == bound)
-            self.late.setdefault((bound, start), PaneCounts()).add(rows[:, chosen])
+        for bound, start, tardy in _runs(bounds, starts, np.flatnonzero(late)):
+            self.late.setdefault((bound, start), PaneCounts()).add(rows[:, tardy])
         return late
 
     def close(self, progress: Progress, clock_ms: int, lateness_ms: int, groups: Groups) -> Iterator[Pane]:

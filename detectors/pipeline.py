@@ -77,7 +77,7 @@ class Pipeline:
     throttle: ThrottlePolicy = field(default_factory=ThrottlePolicy)
     remembered_ids: int = 1 << 19  # event ids, per partition, among which redeliveries are surely found
     group_limit: int = 1 << 20
-    port_limit: int = 1 << 20
+    port_limit: int = 1 << 17
     episode_limit: int = 10_000
 
     def start(self, topic: str, partition: int) -> PartitionState:
@@ -124,7 +124,7 @@ class Pipeline:
             findings += detector.step(state.detectors[detector.name], pane, registry)
         told = list(state.episodes.tell(findings, pane.watermark_ms))
         outcome.alerts += told
-        outcome.commands += renew(self.throttle, state.throttles, pane.end_ms)
+        outcome.commands += renew(self.throttle, state.throttles, pane.end_ms, registry)
         outcome.commands += propose(
             self.throttle,
             state.throttles,

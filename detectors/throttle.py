@@ -49,11 +49,17 @@ def release(throttles: Throttles, resolved: Iterable[Alert]) -> Iterator[Command
             yield _command(Action.RELEASE, alert, limit_per_s=None, from_ms=over_ms, to_ms=over_ms)
 
 
-def renew(policy: ThrottlePolicy, throttles: Throttles, now_ms: int) -> Iterator[Command]:
-    """Propose again what expired while its alert is still open (else it would have been released)."""
-    for port, standing in throttles.standing.items():
-        expired_ms = standing.command.expires_event_ms
-        if expired_ms <= now_ms:
+def renew(policy: ThrottlePolicy, throttles: Throttles, now_ms: int, registry: Registry) -> Iterator[Command]:
+    """Propose again what expired while its alert is still open (else it would have been released).
+
+    A port that the registry protects by now is released at once.
+    """
+    for port, standing in list(throttles.standing.items()):
+        if _is_protected(port, registry, now_ms):
+            del throttles.standing[port]
+            _hold_back(throttles, "protected")
+            yield _command(Action.RELEASE, standing.alert, limit_per_s=None, from_ms=now_ms, to_ms=now_ms)
+        elif standing.command.expires_event_ms <= now_ms:
             alert, limit = standing.alert, standing.command.limit_per_s
             command = _command(
                 Action.THROTTLE, alert, limit_per_s=limit, from_ms=now_ms, to_ms=now_ms + policy.lasts_ms
@@ -79,9 +85,9 @@ def propose(
         if alert.access_port in throttles.standing:
             continue
         share = _share(alert, submits_per_s)
-        lease = registry.lease(alert.access_port, now_ms)
-        if limit := _limit_reached(policy, throttles, share, is_protected=lease is not None and lease.protected):
-            throttles.held_back[limit] = throttles.held_back.get(limit, 0) + 1
+        is_protected = _is_protected(alert.access_port, registry, now_ms)
+        if limit := _limit_reached(policy, throttles, share, is_protected=is_protected):
+            _hold_back(throttles, limit)
             continue
         command = _command(
             Action.THROTTLE, alert, limit_per_s=_usual_per_s(alert), from_ms=now_ms, to_ms=now_ms + policy.lasts_ms
@@ -99,6 +105,15 @@ def _limit_reached(policy: ThrottlePolicy, throttles: Throttles, share: float, *
     if share + sum(s.share_ratio for s in throttles.standing.values()) > policy.most_share_ratio:
         return "most_share_ratio"
     return None
+
+
+def _is_protected(port: str, registry: Registry, at_ms: int) -> bool:
+    lease = registry.lease(port, at_ms)
+    return lease is not None and lease.protected
+
+
+def _hold_back(throttles: Throttles, limit: str) -> None:
+    throttles.held_back[limit] = throttles.held_back.get(limit, 0) + 1
 
 
 def _share(alert: Alert, submits_per_s: float) -> float:

@@ -153,12 +153,13 @@ def _tell(loaded: "Loaded") -> None:
         say(f"ignored: {what} ({count:,})")
     registry = loaded.registry
     rows = {
-        "leases": registry.ports,
-        "filings": registry.filings,
-        "enterprises": registry.enterprises,
-        "campaigns": registry.campaigns,
+        "lease": registry.ports,
+        "filing": registry.filings,
+        "enterprise": registry.enterprises,
+        "campaign": registry.campaigns,
     }
-    typer.echo(", ".join(f"{len(found):,} {what}" for what, found in rows.items()) + f"; version {registry.version}")
+    counts = [f"{len(found):,} {what}{'' if len(found) == 1 else 's'}" for what, found in rows.items()]
+    typer.echo(f"{', '.join(counts)}; version {registry.version}")
 
 
 # ---- topics
@@ -256,7 +257,12 @@ def _choice(reasons: list[str] | None, partition: int | None, start: int, end: i
 
 # ---- feeds
 
-FeedFile = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, show_default=False)]
+SubmitFile = Annotated[
+    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Submits, one JSON object a line.")
+]
+LogFile = Annotated[
+    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Access log, as bearerbox writes it.")
+]
 Follow = Annotated[bool, typer.Option("--follow", help="Go on with what is written later, as tail -F does.")]
 Speed = Annotated[
     float | None, typer.Option(help="Event time at so many times real time; absent = as fast as possible.", min=0.001)
@@ -264,7 +270,7 @@ Speed = Annotated[
 
 
 @feed_app.command("jsonl")
-def feed_jsonl(file: FeedFile, speed: Speed = None, *, follow: Follow = False) -> None:
+def feed_jsonl(file: SubmitFile, speed: Speed = None, *, follow: Follow = False) -> None:
     """Send a file of submits, one JSON object a line.
 
     Example: `portwatch feed jsonl submits.jsonl --speed 60`
@@ -276,7 +282,7 @@ def feed_jsonl(file: FeedFile, speed: Speed = None, *, follow: Follow = False) -
 
 @feed_app.command("kannel")
 def feed_kannel(
-    file: FeedFile,
+    file: LogFile,
     registry: Annotated[Path | None, typer.Option(help="Registry folder: tells main port from extension.")] = None,
     timezone: Annotated[str, typer.Option(help="Zone of the gateway's clock.")] = "Asia/Shanghai",
     gateway_id: Annotated[str | None, typer.Option(help="Name of this gateway.")] = None,
@@ -346,7 +352,7 @@ def replay(
     from_time: Annotated[str | None, typer.Option("--from", help="First event time: ISO 8601 or epoch ms.")] = None,
     to_time: Annotated[str | None, typer.Option("--to", help="Event time to stop before.")] = None,
 ) -> None:
-    """Judge submits from files, without a broker: the same pipeline, from the same settings of thresholds.
+    """Judge submits from files, without a broker: the same pipeline as the worker's, with a summary at the end.
 
     Example: `portwatch replay submits.jsonl --registry registry/ --out alerts.jsonl --summary summary.json`
     """

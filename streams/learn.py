@@ -2,24 +2,27 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from detectors.groups import Groups
 from detectors.pipeline import Pipeline
 from detectors.registry import Registry
 from detectors.volume.baseline import TICK_MS, learn
 from detectors.volume.detector import VolumeDetector
+from streams.contract import EARLIEST_MS, LATEST_MS
 from streams.state_file import save
 
 
 class Count(msgspec.Struct):
     """A line of a history: the submits of a port in a slice of time. Records of sms.panes.v1 are such lines too."""
 
-    access_port: str
-    start_ms: int
-    submits: int
+    access_port: Annotated[str, Meta(pattern="^([0-9]{3,20})?$")]  # "" is what found no room in a worker's table
+    start_ms: Annotated[int, Meta(ge=EARLIEST_MS, le=LATEST_MS)]
+    submits: Annotated[int, Meta(ge=0, le=1_000_000_000)]
 
 
 class HistoryError(Exception):
@@ -38,8 +41,10 @@ def learn_files(files: Iterable[Path], registry: Registry, out: Path) -> int:
             for number, line in enumerate(lines, 1):
                 try:
                     count = decode(line)
-                except msgspec.MsgspecError as error:
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                     raise HistoryError(f"{file}:{number}: {error}") from error
+                if not count.access_port:
+                    continue
                 key = (count.access_port, count.start_ms // TICK_MS * TICK_MS)
                 sums[key] = sums.get(key, 0) + count.submits
     if not sums:

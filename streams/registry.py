@@ -180,7 +180,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 continue
             try:
                 wire = decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 yield number, RowError("row", line.decode("utf-8", "replace"), f"must be JSON ({error})")
                 continue
             yield number, wire if isinstance(wire, dict) else RowError("row", wire, "must be a JSON object")
@@ -189,6 +189,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
+        for column, count in Counter(reader.fieldnames or ()).items():
+            if count > 1:
+                yield 1, RowError("column", column, "must stand there once")
         for wire in reader:
             extra = cast("dict[str | None, Any]", wire).pop(None, None)  # cells without a column
             yield reader.line_num, RowError("row", extra, "has more cells than columns") if extra else wire
@@ -398,7 +401,8 @@ def overlaps(rows: Sequence[Row]) -> Iterator[tuple[int, RowError]]:
             since, to = _interval(rows[at])
             if since < taken_to:
                 key = ", ".join(part for part in _key(rows[at]) or () if part is not None)
-                yield at, RowError("effective_from", since, f"overlaps another row of {key}")
+                shown = getattr(rows[at], "effective_from", None)
+                yield at, RowError("effective_from", shown, f"overlaps another row of {key}")
             taken_to = max(taken_to, to)
 
 

@@ -3,9 +3,10 @@
 The same `decode` and `step` as in the worker; the files are one partition, their lines its offsets.
 """
 
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.progress import Progress
 
 from detectors.batch import Flags, SubmitBatch, empty_batch
 from detectors.contract import PANE_MS, AlertState
-from detectors.pipeline import Outcome, PartitionState, Pipeline
+from detectors.pipeline import Outcome, PartitionState, Pipeline, Tally
 from detectors.registry import Registry
 from detectors.volume.detector import VolumeDetector, VolumeState
 from streams.contract import DeadLetter
@@ -27,12 +28,19 @@ from streams.state_file import load, save
 from streams.worker.codec import decode
 
 CHUNK_BYTES = 1 << 20
+LONGEST_KEPT = 16 << 20
+"""Bytes of a line. A longer one is too large to be a submit anyway, and must not fill the memory."""
+
 HISTORY_MS = 24 * 3_600_000
 
 COLD = (
     "no volume alerts: neither the ports nor their classes have 24 h of history here; "
     "bring it with --state-in (portwatch learn, or --state-out of an earlier replay)"
 )
+
+
+class ReplayError(Exception):
+    """Files that can't be used together; the text says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +76,20 @@ class Replay:
 
     def read(self, file: Path, progress: Callable[[int], None]) -> None:
         """Take a file of submits, one a line; `progress` hears of bytes read."""
-        with file.open("rb") as lines:
+        with file.open("rb") as content:
             first = self.line
-            while chunk := lines.readlines(CHUNK_BYTES):
-                self._take([line.rstrip(b"\r\n") for line in chunk], file.name, first)
-                progress(sum(map(len, chunk)))
+            for lines, size in _pieces(content):
+                self._take(lines, _name(file), first)
+                progress(size)
 
     def end(self) -> None:
         """Close what is still open: nothing more will come."""
-        end_ms = self.state.tally.last_event_ms + PANE_MS + self.pipeline.lateness_ms
+        newest_ms = max(self.state.clock_ms, *self.state.open.counts, 0)
+        end_ms = newest_ms + PANE_MS + self.pipeline.lateness_ms
         self._tell(self.pipeline.step(self.state, empty_batch(end_ms), self.registry))
 
     def summary(self) -> dict[str, Any]:
-        """As the contract has it (summary.json)."""
+        """As the contract has it (summary.json): of these files alone, whatever the state has seen before."""
         tally = self.state.tally
         span_ms = tally.last_event_ms - tally.first_event_ms
         return {
@@ -112,6 +121,22 @@ class Replay:
         self.told(outcome)
 
 
+def _pieces(content: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
+    """The lines of a file, without their ends, and the bytes read for them."""
+    rest = b""
+    while data := content.read(CHUNK_BYTES):
+        *lines, rest = (rest + data).split(b"\n")
+        rest = rest[:LONGEST_KEPT]
+        yield [line.rstrip(b"\r") for line in lines], len(data)
+    if rest:
+        yield [rest.rstrip(b"\r")], 0
+
+
+def _name(file: Path) -> str:
+    """A name that JSON can hold: in a file system it may be any bytes."""
+    return os.fsencode(file.name).decode(errors="replace")
+
+
 def _has_history(state: PartitionState) -> bool:
     volume: VolumeState = state.detectors[VolumeDetector().name]
     return bool(volume.seeds) or bool(volume.baseline.classes.ready.any())
@@ -127,7 +152,10 @@ def run(
     state_out: Path | None = None,
     span: Span | None = None,
 ) -> dict[str, Any]:
-    """`replay` into files, with progress on stderr."""
+    """`replay` into files, with progress on stderr. Raises `ReplayError` before it would write over what it reads."""
+    read = {file.resolve() for file in files}
+    if taken := [str(path) for path in (out, dlq, state_out) if path and path.resolve() in read]:
+        raise ReplayError(f"{', '.join(taken)}: is one of the files to replay, and would be written over")
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
         task = progress.add_task("replay", total=sum(file.stat().st_size for file in files))
@@ -160,9 +188,9 @@ def replay(
     Raises `StateFileError` for a `state_in` that can't be used and OSError for files that can't be read or written.
     """
     pipeline = Pipeline()
-    name = "+".join(file.name for file in files)
+    name = "+".join(map(_name, files))
     state = load(state_in, pipeline) if state_in else pipeline.start(name, 0)
-    state.episodes.topic = name
+    state.episodes.topic, state.tally = name, Tally()
 
     def tell(outcome: Outcome) -> None:
         out.writelines(encode(alert) + b"\n" for alert in outcome.alerts)

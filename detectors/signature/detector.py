@@ -20,7 +20,7 @@ from detectors.rolling import Rolling
 from detectors.signature.extract import Form
 from detectors.signature.full_ports import Company, FullPorts
 from detectors.signature.judge import Judgement, judge, offence
-from detectors.signature.masking import shown
+from detectors.signature.masking import shown, visible
 from detectors.signature.wording import checked, summary
 
 _HOUR_MS = 3_600_000
@@ -226,7 +226,7 @@ def _line(one: Seen, pane: Pane, had: Offence) -> Mapping[str, Any]:
         "extension": one.group.extension,
         "signature": shown(one.judgement.name) if one.judgement.name else None,
         "form": Form(one.group.form).name.lower(),
-        "account": one.group.account,
+        "account": visible(one.group.account) if one.group.account else None,
         "submits": one.submits,
         "first_seen_ms": had.names.get(one.pair),
         "sample": pane.groups.samples[one.code],

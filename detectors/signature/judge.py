@@ -12,6 +12,7 @@ from typing import Any
 from detectors.groups import GroupKey
 from detectors.registry import IN_FORCE, Filing, PortLease, Registry, in_force, within
 from detectors.signature.extract import Form
+from detectors.signature.masking import shown
 
 _STATES = {-2: "not filed", -1: "being filed", 0: "failed", 1: "to be verified", 2: "expired for want of traffic"}
 _SHOWN = 5
@@ -84,13 +85,13 @@ def _judge_nameless(
     appended = {
         filing.signature
         for filing in registry.gateway_filings(key.access_port, at_ms)
-        if _fits_extension(filing, key, lease) and _fits_carrier(filing, key)
+        if _is_for_full_port(filing, key, lease) and _fits_carrier(filing, key)
     }
     if len(appended) == 1 and key.form == Form.NONE:
         return appended.pop(), None, {}
     if lease is None:
         return None, None, {}
-    return None, "missing", {"gateway_signatures": sorted(appended)[:_SHOWN]}
+    return None, "missing", {"gateway_signatures": [shown(name) for name in sorted(appended)[:_SHOWN]]}
 
 
 def _judge_named(
@@ -108,7 +109,7 @@ def _judge_named(
     if any(in_force(filing, at_ms) for filing in elsewhere):
         return "wrong-port", {
             "filed_on": _some(filing.access_port for filing in elsewhere if in_force(filing, at_ms)),
-            "filed_by": _some(filing.enterprise_name or filing.enterprise_id for filing in elsewhere),
+            "filed_by": _some(shown(f.enterprise_name) if f.enterprise_name else f.enterprise_id for f in elsewhere),
         }
     return "unfiled", {"filings_not_in_force": len(elsewhere)} if elsewhere else {}
 
@@ -116,6 +117,11 @@ def _judge_named(
 def _fits_extension(filing: Filing, key: GroupKey, lease: PortLease | None) -> bool:
     """On a port that allows self-extension a name filed on the main port may use any extension."""
     return filing.extension == key.extension or lease is None or lease.allow_self_extension
+
+
+def _is_for_full_port(filing: Filing, key: GroupKey, lease: PortLease | None) -> bool:
+    """Unlike names in texts, what the gateway appends on one extension says nothing about the others."""
+    return filing.extension == key.extension or (filing.extension is None and _fits_extension(filing, key, lease))
 
 
 def _fits_carrier(filing: Filing, key: GroupKey) -> bool:

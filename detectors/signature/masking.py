@@ -29,7 +29,10 @@ _PERSONAL = (
 )
 """What to hide, and what must be in a text for it to be worth a look: most have none of it."""
 
-_LONG_NUMBER = re.compile(r"\d{6,}")
+_DIGIT = r"[\d\u2070-\u2089\u2460-\u249b\u24ea-\u24ff\u2776-\u2793零〇一二三四五六七八九幺壹贰叁肆伍陆柒捌玖]"
+"""Raised, circled and spelled ones as well."""
+_LONG_NUMBER = re.compile(rf"{_DIGIT}(?:[\s._·-]?{_DIGIT}){{5,}}")
+_LONGEST_SHOWN = 80  # of a name; the longest company names have half of that
 
 
 def masked(text: str, name: str | None, form: Form) -> str:
@@ -49,16 +52,22 @@ def masked(text: str, name: str | None, form: Form) -> str:
 
 
 def shown(name: str) -> str:
-    """A name that is safe to show: nothing invisible, and no number longer than a hot line's."""
-    return _LONG_NUMBER.sub(_stars, name.translate(_SEEN))
+    """A name that is safe to show: as `visible`, and no number longer than a hot line's, however it is written."""
+    return _LONG_NUMBER.sub(_stars, visible(name))
+
+
+def visible(name: str) -> str:
+    """Nothing that a screen could trip over, and no more than a line can hold."""
+    seen = name.translate(_SEEN)
+    return seen if len(seen) <= _LONGEST_SHOWN else seen[:_LONGEST_SHOWN] + "…"
 
 
 def _hide(text: str) -> str:
-    visible = text.translate(_SEEN)
+    seen = text.translate(_SEEN)
     for pattern, marks in _PERSONAL:
-        if any(mark in visible for mark in marks):
-            visible = pattern.sub(_stars, visible)
-    return visible.translate(_NUMBERLESS)
+        if any(mark in seen for mark in marks):
+            seen = pattern.sub(_stars, seen)
+    return seen.translate(_NUMBERLESS)
 
 
 def _stars(found: re.Match[str]) -> str:

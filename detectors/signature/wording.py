@@ -41,8 +41,9 @@ def summary(rule: str, full_port: str, submits: int, share: float, names: Sequen
     which_en = f" (【{shown}】{rest_en if more > 0 else ''})" if names else ""
     which_zh = f"（【{shown}】{rest_zh if more > 0 else ''}）" if names else ""
     return Wording(
-        f"{full_port}: {submits} submits in the last hour {words.en}{which_en}, {share:.0%} of the port's meanwhile",
-        f"{full_port}：近一小时 {submits} 条{words.zh}{which_zh}，占同期该端口 {share:.0%}",
+        f"{full_port}: {submits:,} submit{'' if submits == 1 else 's'} in the last hour {words.en}{which_en}, "
+        f"{share:.0%} of what the port sent meanwhile",
+        f"{full_port}：近一小时 {submits:,} 条{words.zh}{which_zh}，占同期该端口 {share:.0%}",
     )
 
 

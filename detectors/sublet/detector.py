@@ -235,7 +235,7 @@ def _evidence(case: Case, lease: PortLease, known: list[Tenant], unknown: list[T
     of_port, foreign, panes = case.day.total()
     return {
         "lessee_id": lease.lessee_id,
-        "lessee_name": lease.lessee_name,
+        "lessee_name": shown(lease.lessee_name) if lease.lessee_name else None,
         "customer_type": lease.customer_type,
         "submits_day": foreign,
         "share_day": round(foreign / of_port, 4),

@@ -26,9 +26,9 @@ def summary(
     unknown_zh = f"及 {unknown} 个归属不明的签名" if unknown else ""
     return Wording(
         f"{port}, leased to {lessee}, is used by {len(enterprises)} other enterprises{which_en}{unknown_en}: "
-        f"{submits} submits within a day, {share:.0%} of the port's meanwhile",
+        f"{submits:,} submits within a day, {share:.0%} of what the port sent meanwhile",
         f"{port}（承租方：{lessee}）被 {len(enterprises)} 家其他企业使用{which_zh}{unknown_zh}："
-        f"24 小时内 {submits} 条，占同期该端口 {share:.0%}",
+        f"24 小时内 {submits:,} 条，占同期该端口 {share:.0%}",
     )
 
 

@@ -128,9 +128,9 @@ def _summary(lead: Wording, found: Exceedance, now_ms: int) -> Wording:
     expected = f"{usual} ({found.low:,}-{found.high:,})"
     return Wording(
         f"{lead.en}observed {found.observed:,} in {span.en}{steady.en}, expected {expected}, "
-        f"chance 1 in 10^{power}, for {lasting.en}",
+        f"chance {f'1 in 10^{power}' if power else 'no longer small'}, for {lasting.en}",
         f"{lead.zh}{span.zh}内{steady.zh}{found.observed:,}条，预期{usual}条（{found.low:,}-{found.high:,}），"
-        f"偶然概率10^-{power}，已持续{lasting.zh}",
+        f"偶然概率{f'10^-{power}' if power else '已不小'}，已持续{lasting.zh}",
     )
 
 

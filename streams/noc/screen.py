@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.layout import Layout
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 SHANGHAI = timezone(timedelta(hours=8))
-SHOWN_ALERTS = 12
-SHOWN_COMMANDS = 4
+SHOWN_COMMANDS = 2
+_INDENT = 10  # of evidence: under the severity
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 Alert = Mapping[str, Any]
@@ -39,6 +41,7 @@ class Picture:
 
     def hear(self, alert: Alert) -> None:
         """Take a lifecycle event."""
+        self.clock_ms = max(self.clock_ms, alert["detected_event_ms"])
         if alert["state"] == "resolved":
             self.resolved += self.alerts.pop(alert["alert_id"], None) is not None
         else:
@@ -51,45 +54,65 @@ def plain(text: str) -> str:
 
 
 def clock(epoch_ms: int) -> str:
-    """Time of day in Shanghai."""
+    """Time of day in Shanghai; dashes for 0, the time of no event yet."""
+    if not epoch_ms:
+        return "--:--:--"
     return datetime.fromtimestamp(epoch_ms / 1_000, UTC).astimezone(SHANGHAI).strftime("%H:%M:%S")
 
 
 def drawn(picture: Picture) -> RenderableType:
-    """The whole screen."""
-    return Group(_head(picture), _alerts(list(picture.alerts.values()), picture.resolved), _foot(picture))
+    """The whole screen. It fills the height it is given, and nothing in it moves when numbers change."""
+    screen = Layout()
+    screen.split_column(Layout(_head(picture), size=3), Layout(_open_alerts(picture)), Layout(_foot(picture), size=7))
+    return screen
 
 
 def _head(picture: Picture) -> RenderableType:
-    time = clock(picture.clock_ms) if picture.clock_ms else "--:--:--"
-    line = Text.assemble(
-        ("event time ", "dim"),
-        (time, "bold"),
-        ("   submits/s ", "dim"),
-        (f"{picture.submits_per_s:,.0f}", "bold"),
-        ("   lag ", "dim"),
-        (f"{picture.lag:,}", "bold"),
-        ("   counted ", "dim"),
-        (f"{picture.counts['counted']:,}", "bold"),
-    )
-    return Panel(line, title=picture.title, title_align="left")
+    figures = {
+        "event time": clock(picture.clock_ms),
+        "submits/s": f"{picture.submits_per_s:,.0f}",
+        "lag": f"{picture.lag:,}",
+        "counted": f"{picture.counts['counted']:,}",
+    }
+    line = Text("   ").join(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in figures.items())
+    return Panel(line, title=picture.title, title_align="left", subtitle="Ctrl-C ends it", subtitle_align="right")
 
 
-def _alerts(alerts: Sequence[Alert], resolved: int) -> RenderableType:
-    table = Table(expand=True, box=None, pad_edge=False)
-    for name, ratio in (("since", None), ("severity", None), ("rule", None), ("port", None), ("evidence", 1)):
-        table.add_column(name, ratio=ratio, no_wrap=ratio is None, overflow="ellipsis")
-    ranked = sorted(alerts, key=lambda a: (list(_STYLES).index(a["severity"]), -a["first_seen_ms"]))
-    for alert in ranked[:SHOWN_ALERTS]:
-        table.add_row(
-            clock(alert["first_seen_ms"]),
-            Text(alert["severity"], style=_STYLES[alert["severity"]]),
-            alert["rule"],
-            Text(f"{alert['access_port'] or ''} {alert['extension'] or ''}".strip()),
-            Text(plain(alert["summary"]["en"])),
-        )
-    more = f", {len(alerts) - SHOWN_ALERTS} not shown" if len(alerts) > SHOWN_ALERTS else ""
-    return Panel(table, title=f"{len(alerts)} open alerts, {resolved} resolved{more}", title_align="left")
+def _open_alerts(picture: Picture) -> RenderableType:
+    ranked = sorted(picture.alerts.values(), key=lambda a: (list(_STYLES).index(a["severity"]), -a["first_seen_ms"]))
+    title = f"open alerts: {len(ranked)}, resolved: {picture.resolved}"
+    return Panel(_Ranked(ranked), title=title, title_align="left")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Alerts, the gravest first, with as much of their evidence and as many of them as there is room for."""
+
+    alerts: Sequence[Alert]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.height or console.height
+        width = options.max_width - _INDENT
+        lines = sum(1 + len(_evidence(alert).wrap(console, width)) for alert in self.alerts)
+        is_crowded = lines > room
+        shown = len(self.alerts) if 2 * len(self.alerts) <= room else (room - 1) // 2
+        for alert in self.alerts[:shown]:
+            evidence = _evidence(alert)
+            if is_crowded:
+                evidence.truncate(width, overflow="ellipsis")
+            yield _heading(alert)
+            yield Padding(evidence, (0, 0, 0, _INDENT))
+        if shown < len(self.alerts):
+            yield Text(f"... and {len(self.alerts) - shown} more", style="dim")
+
+
+def _heading(alert: Alert) -> Text:
+    severity = Text(f"{alert['severity']:8}", style=_STYLES[alert["severity"]])
+    return Text.assemble(clock(alert["first_seen_ms"]), "  ", severity, f"  {alert['rule']:19}  {where(alert)}")
+
+
+def _evidence(alert: Alert) -> Text:
+    return Text(plain(alert["summary"]["en"]))
 
 
 def _foot(picture: Picture) -> RenderableType:
@@ -99,7 +122,7 @@ def _foot(picture: Picture) -> RenderableType:
     for command in picture.commands[-SHOWN_COMMANDS:]:
         limit = "" if command["limit_per_s"] is None else f" to {command['limit_per_s']:g} submits/s"
         text = f"{command['action']} {command['access_port']}{limit} ({command['mode']}, {command['reason']})"
-        rows.add_row(Text("proposed", style="dim"), Text(text))
+        rows.add_row(Text("proposed", style="dim"), Text(text, no_wrap=True, overflow="ellipsis"))
     return Panel(rows, title="turned away, and proposed", title_align="left")
 
 
@@ -109,19 +132,23 @@ def counted(counts: Mapping[str, int], without: str = "") -> str:
     return ", ".join(f"{count:,} {name}" for name, count in ranked if count and name != without) or "none"
 
 
+def where(alert: Alert) -> str:
+    """Port and extension that an alert is about."""
+    return f"{alert['access_port'] or ''} {alert['extension'] or ''}".strip()
+
+
 def line(alert: Alert) -> str:
     """One lifecycle event on one line, for terminals without a screen and for logs of a demo."""
-    where = f"{alert['access_port'] or ''} {alert['extension'] or ''}".strip()
     return (
-        f"{clock(alert['detected_event_ms'])} {alert['state']:8} {alert['severity']:8} {alert['rule']:20} {where:20} "
-        f"{plain(alert['summary']['en'])}"
+        f"{clock(alert['detected_event_ms'])} {alert['state']:8} {alert['severity']:8} {alert['rule']:19} "
+        f"{where(alert):16} {plain(alert['summary']['en'])}"
     )
 
 
 def figures(picture: Picture) -> str:
     """The head of the screen on one line."""
     return (
-        f"event time {clock(picture.clock_ms) if picture.clock_ms else '--:--:--'}, "
-        f"{picture.submits_per_s:,.0f} submits/s, lag {picture.lag:,}, counted {picture.counts['counted']:,}, "
-        f"{len(picture.alerts)} alerts open, rejected: {counted(picture.rejected)}"
+        f"{clock(picture.clock_ms)} {picture.submits_per_s:,.0f} submits/s, lag {picture.lag:,}, "
+        f"counted {picture.counts['counted']:,}, open alerts: {len(picture.alerts)}, "
+        f"rejected: {counted(picture.rejected)}"
     )

@@ -8,6 +8,7 @@ import contextlib
 import os
 import secrets
 import sys
+import tempfile
 import time
 
 import faust
@@ -32,6 +33,7 @@ async def measure(topic: str, seconds: float, *, with_table: bool) -> Measured:
         web_enabled=False,
         worker_redirect_stdouts=False,
         store="memory://",
+        datadir=tempfile.gettempdir(),
     )
     counts = app.Table("counts", default=int) if with_table else None
     done: asyncio.Future[Measured] = asyncio.get_running_loop().create_future()

@@ -14,11 +14,14 @@ from detectors.batch import SubmitBatch, empty_batch
 from detectors.contract import Alert, Pane
 from detectors.pipeline import Outcome, PartitionState, Pipeline
 from detectors.registry import Enterprise, Filing, PortLease, Registry
+from detectors.throttle import ThrottlePolicy
+from detectors.volume.baseline import DAY_TICKS, TICK_MS, Baselines, learn
+from detectors.volume.detector import VolumeDetector
 from streams.records import port_counts
 from streams.worker.checkpoint import pack, unpack
 from tests.rows import START_MS, Row, batch
 
-PIPELINE = Pipeline(remembered_ids=256)
+PIPELINE = Pipeline(remembered_ids=256, throttle=ThrottlePolicy(lasts_ms=60_000, most_share_ratio=1.0))
 PORTS = ("10690010", "10690020", "10655030", "106575550400")
 REGISTRY = Registry(
     ports=tuple(
@@ -34,6 +37,9 @@ REGISTRY = Registry(
     enterprises=tuple(Enterprise(enterprise_id=f"E{n}", name=f"企业{n}") for n in range(5)),
     version="1",
 )
+_TICKS = np.repeat(np.arange(-2 * DAY_TICKS, 0), len(PORTS))
+HISTORY = learn(PORTS * (2 * DAY_TICKS), START_MS + _TICKS * TICK_MS, 300 + _TICKS % 7, REGISTRY)
+"""One submit a second on every port: without a history no port could be flooded."""
 NAMES = ("青禾银行", "蓝鲸物流", "云杉教育", "赤松贷款", "无名商城", None)
 
 
@@ -44,6 +50,7 @@ def traffic(draw: st.DrawFn) -> list[Row]:
     n = draw(st.integers(0, 1_500))
     at_ms = np.sort(rng.integers(0, draw(st.sampled_from([30_000, 600_000, 3_000_000])), n))
     at_ms = np.where(rng.random(n) < 0.02, at_ms - rng.integers(0, 90_000, n), at_ms)  # stragglers
+    at_ms[n // 2 :] += draw(st.sampled_from([0, 0, 320_000, 7 * 3_600_000]))  # silence, then on
     flood = draw(st.sampled_from([0, 300]))
     at_ms = np.concatenate([at_ms, rng.integers(20_000, 25_000, flood)])
     port = np.concatenate([rng.integers(0, 4, n), np.zeros(flood, int)])
@@ -69,6 +76,13 @@ def traffic(draw: st.DrawFn) -> list[Row]:
     return rows
 
 
+def started(history: Baselines = HISTORY) -> PartitionState:
+    volume = VolumeDetector()
+    state = PIPELINE.start("sms.submit.v1", 0)
+    volume.seed(state.detectors[volume.name], state.groups, history)
+    return state
+
+
 def spoken(outcomes: list[Outcome]) -> dict[str, list[Any]]:
     """All that was said, apart from when it was noticed."""
 
@@ -87,7 +101,7 @@ def spoken(outcomes: list[Outcome]) -> dict[str, list[Any]]:
 
 
 def run(rows: list[Row], cuts: list[int], *, snapshots: bool = False) -> tuple[dict[str, list[Any]], PartitionState]:
-    state = PIPELINE.start("sms.submit.v1", 0)
+    state = started()
     bounds = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
     outcomes = []
     for start, stop in pairwise(bounds):
@@ -125,7 +139,7 @@ def test_replay_the_same_input_gives_the_same_findings(rows: list[Row]) -> None:
 @settings(deadline=None, max_examples=25)
 @given(traffic(), st.integers(0, 3_600_000))
 def test_idle_an_empty_batch_only_moves_time(rows: list[Row], floor: int) -> None:
-    state = PIPELINE.start("sms.submit.v1", 0)
+    state = started()
     first = PIPELINE.step(state, batch(rows), REGISTRY)
     before = copy.deepcopy(state.tally)
     second = PIPELINE.step(state, empty_batch(START_MS + floor), REGISTRY)
@@ -138,7 +152,7 @@ def test_idle_an_empty_batch_only_moves_time(rows: list[Row], floor: int) -> Non
 @given(traffic())
 def test_input_a_batch_is_neither_changed_nor_kept(rows: list[Row]) -> None:
     given_batch, twin = batch(rows), batch(rows)
-    state = PIPELINE.start("sms.submit.v1", 0)
+    state = started()
     PIPELINE.step(state, given_batch, REGISTRY)
     for name in SubmitBatch.__dataclass_fields__:
         assert np.array_equal(getattr(given_batch, name), getattr(twin, name)), name
@@ -162,7 +176,8 @@ def test_relabel_renaming_ports_renames_findings_and_nothing_else(rows: list[Row
     )
 
     def said(rows: list[Row], registry: Registry, back: dict[str, str]) -> list[tuple[Any, ...]]:
-        state = PIPELINE.start("sms.submit.v1", 0)
+        called = {old: new for new, old in back.items()}
+        state = started(replace(HISTORY, ports=[called[port] for port in HISTORY.ports]))
         outcomes = [PIPELINE.step(state, batch(rows), registry)]
         outcomes.append(PIPELINE.step(state, empty_batch(START_MS + 86_400_000), registry))
         return [
@@ -190,6 +205,16 @@ def test_silence_quiet_and_lawful_traffic_gives_no_findings() -> None:
         for n in range(7_200)
     ]
     assert run(rows, [])[0]["alerts"] == []
+
+
+def test_a_flood_is_among_what_the_laws_are_about() -> None:
+    rows = [Row(id=n, at_ms=n * 1_000 if n < 60 else 60_000 + n, extension="01") for n in range(600)]
+    said = run(rows, [])[0]
+    assert [(alert.rule, alert.state) for alert in said["alerts"]] == [
+        ("volume-flash", "open"),
+        ("volume-flash", "resolved"),
+    ]
+    assert [command.action for command in said["commands"]] == ["throttle", "release"]
 
 
 def test_bound_state_stays_under_its_ceilings_whatever_the_key_space() -> None:

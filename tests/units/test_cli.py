@@ -51,7 +51,7 @@ def test_help_teaches_and_comes_at_once() -> None:
 @pytest.mark.parametrize(
     "command",
     ["registry check", "registry load", "topics create", "topics check", "dlq show", "dlq replay", "feed jsonl",
-     "feed kannel", "doctor", "simulate"],
+     "feed kannel", "doctor", "simulate", "worker", "learn", "replay", "demo"],
 )  # fmt: skip
 def test_every_command_has_an_example_of_itself(command: str) -> None:
     done = run(*command.split(), "--help")
@@ -63,7 +63,7 @@ def test_registry_check_counts_on_stdout_and_warns_on_stderr(registry: Path) -> 
     done = run("registry", "check", registry)
 
     assert done.returncode == 0
-    assert done.stdout.startswith("1 leases, 1 filings, 0 enterprises, 0 campaigns; version ")
+    assert done.stdout.startswith("1 lease, 1 filing, 0 enterprises, 0 campaigns; version ")
     assert done.stderr == "ignored: ports.jsonl: column colour (1)\n"
 
 

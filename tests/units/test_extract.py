@@ -370,6 +370,10 @@ def test_a_sample_is_short_and_has_nothing_to_hide(text: str) -> None:
 def test_a_shown_name_hides_long_numbers_and_marks() -> None:
     assert shown("青禾\u202e银行13800138000") == "青禾银行***"
     assert shown("95588") == "95588"
+    assert shown("三一重工") == "三一重工"
+    for number in ("138 0013 8000", "1-3-8-0-0-1-3-8", "①③⑧⓪⓪①③⑧", "１３８００１３８０００", "一三八零零一三八"):
+        assert shown(f"青禾{number}店") == "青禾***店"
+    assert shown("青禾" * 100) == "青禾" * 40 + "…"
 
 
 @given(st.text(max_size=40))

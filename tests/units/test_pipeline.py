@@ -56,6 +56,21 @@ def test_a_late_row_amends_and_is_never_now() -> None:
     assert (state.tally.counted, state.tally.late) == (3, 1)
 
 
+def test_late_rows_are_told_apart_by_pane_and_by_what_was_closed_when_they_came() -> None:
+    state = PIPELINE.start("t", 0)
+    rows = [Row(id=0, at_ms=60_000)]
+    rows += [Row(id=n, at_ms=at_ms) for n, at_ms in enumerate((31_000, 1_000, 39_000, 2_000, 70_000, 3_000), 1)]
+    outcomes = [PIPELINE.step(state, batch(rows), Registry())]
+    outcomes.append(PIPELINE.step(state, empty_batch(START_MS + DAY_MS), Registry()))
+    told = [
+        (pane.watermark_ms - START_MS, pane.start_ms - START_MS, pane.submits.tolist(), pane.first_offset.tolist())
+        for outcome in outcomes
+        for pane in outcome.amendments
+    ]
+    assert told == [(50_000, 0, [2], [2]), (50_000, 30_000, [2], [1]), (60_000, 0, [1], [6])]
+    assert (state.tally.counted, state.tally.late) == (2, 5)
+
+
 def test_first_wins_among_equal_event_ids() -> None:
     state = PIPELINE.start("t", 0)
     PIPELINE.step(state, batch([Row(id=1), Row(id=1, port="10690099"), Row(id=2)]), Registry())

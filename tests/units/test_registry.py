@@ -223,6 +223,21 @@ def test_bad_csv_cells_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_that_stands_twice_is_named(tmp_path: Path) -> None:
+    write(tmp_path, ports="access_port,state,access_port\n10690010,online,10690011\n", signatures=[])
+
+    assert problems(tmp_path) == ["ports.csv:1: column: 'access_port': must stand there once"]
+
+
+def test_a_row_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ports.jsonl").write_text('{"access_port":' + "[" * 50_000 + "]" * 50_000 + '}\n{"access_port":5}\n')
+    write(tmp_path, signatures=[])
+
+    deep, other = problems(tmp_path)
+    assert deep.startswith("ports.jsonl:1: row: ")
+    assert other.startswith("ports.jsonl:2: access_port: 5: ")
+
+
 def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "ports.csv").write_bytes("access_port,lessee_name\n10690010,科技\n".encode("gb18030"))
     write(tmp_path, signatures=[])
@@ -259,6 +274,12 @@ def test_a_long_row_overlaps_all_that_follow_it(tmp_path: Path) -> None:
     write(tmp_path, ports=[port(effective_from=since, effective_to=to) for since, to in spans], signatures=[])
 
     assert [problem.split(":")[1] for problem in problems(tmp_path)] == ["2", "3"]
+
+
+def test_rows_without_dates_overlap_as_well(tmp_path: Path) -> None:
+    write(tmp_path, ports=[port(), port()], signatures=[])
+
+    assert problems(tmp_path) == ["ports.jsonl:2: effective_from: None: overlaps another row of 10690010"]
 
 
 @pytest.mark.parametrize(

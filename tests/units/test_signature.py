@@ -93,6 +93,13 @@ class TestMissing:
     def test_unless_it_is_not_the_one_in_force_for_this_full_port(self, filings: tuple[Filing, ...]) -> None:
         assert rules(registry(*filings), Send(None, carrier="mobile")) == ["missing"]
 
+    def test_the_full_port_decides_also_where_the_port_allows_self_extension(self) -> None:
+        ports = (lease(allow_self_extension=True),)
+        filed = registry(self.GATEWAY, filing(PARCEL, extension="02", is_gateway_signature=True), ports=ports)
+        assert rules(filed, Send(None), Send(None, extension="02")) == []
+        assert rules(filed, Send(None, extension="03")) == ["missing"]
+        assert rules(registry(replace(self.GATEWAY, extension=None), ports=ports), Send(None, extension="03")) == []
+
     def test_a_neutral_word_is_no_name(self) -> None:
         assert rules(registry(), Send(text="【温馨提示】明日停水")) == ["missing"]
 
@@ -344,7 +351,7 @@ def test_evidence_lists_the_busiest_names_first_and_says_which_are_new() -> None
 def test_summaries_say_the_same_in_two_languages() -> None:
     (finding,) = watch(registry()).pane(0, [Send(NOBODY, 3), Send(submits=9)])
     assert finding.summary.en == (
-        "10690010: 3 submits in the last hour under names that nobody filed (【无名商城】), 25% of the port's meanwhile"
+        "10690010: 3 submits in the last hour under names that nobody filed (【无名商城】), 25% of what the port sent meanwhile"
     )
     assert finding.summary.zh == "10690010：近一小时 3 条签名未报备（【无名商城】），占同期该端口 25%"
 

@@ -79,7 +79,7 @@ def test_two_foreign_enterprises_are_a_case_with_names_and_numbers() -> None:
     assert finding.offsets == (140, 150)
     assert finding.summary.en == (
         "10690010, leased to 青禾银行股份有限公司, is used by 2 other enterprises "
-        "(蓝鲸物流有限公司, 云杉教育科技有限公司): 40 submits within a day, 25% of the port's meanwhile"
+        "(蓝鲸物流有限公司, 云杉教育科技有限公司): 40 submits within a day, 25% of what the port sent meanwhile"
     )
     assert finding.summary.zh == (
         "10690010（承租方：青禾银行股份有限公司）被 2 家其他企业使用（蓝鲸物流有限公司、云杉教育科技有限公司）："

@@ -80,10 +80,21 @@ def test_no_more_than_a_share_of_the_traffic(throttles: Throttles) -> None:
 
 def test_it_is_renewed_while_the_alert_is_open(throttles: Throttles) -> None:
     (first,) = ask(throttles, ALERT)
-    assert list(renew(POLICY, throttles, 109_999)) == []
-    (second,) = renew(POLICY, throttles, 110_000)
+    assert list(renew(POLICY, throttles, 109_999, Registry())) == []
+    (second,) = renew(POLICY, throttles, 110_000, Registry())
     assert (second.limit_per_s, second.expires_event_ms) == (first.limit_per_s, 170_000)
     assert second.command_id != first.command_id
+
+
+def test_it_is_lifted_when_the_registry_begins_to_protect_the_port(throttles: Throttles) -> None:
+    ask(throttles, ALERT)
+    registry = Registry(ports=(PortLease(access_port="10690010", protected=True, effective_from=70_000),))
+    assert list(renew(POLICY, throttles, 69_999, registry)) == []
+    (command,) = renew(POLICY, throttles, 70_000, registry)
+    assert (command.action, command.access_port, command.issued_event_ms) == (Action.RELEASE, "10690010", 70_000)
+    assert list(renew(POLICY, throttles, 200_000, registry)) == []
+    assert list(release(throttles, [replace(ALERT, state=AlertState.RESOLVED)])) == []
+    assert throttles.held_back == {"protected": 1}
 
 
 def test_it_is_lifted_once_when_its_alert_is_over(throttles: Throttles) -> None:
