@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -17,6 +17,7 @@ from streams.settings import Settings
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 5.0
 POLL_MS = 500
+STOP_S = 0.5
 
 
 class KafkaUnreachableError(Exception):
@@ -110,12 +111,14 @@ async def started_producer(settings: Settings, **options: Any) -> AIOKafkaProduc
 
 @asynccontextmanager
 async def producer_client(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
-    """The same, stopped at the end."""
+    """The same, stopped at the end. What has to arrive is awaited inside the block."""
     producer = await started_producer(settings)
     try:
         yield producer
     finally:
-        await producer.stop()
+        with suppress(TimeoutError):  # while Kafka is away it would wait without end for what is still on its way
+            async with asyncio.timeout(STOP_S):
+                await producer.stop()
 
 
 @asynccontextmanager

@@ -71,9 +71,9 @@ PANES = Topic(name="sms.panes.v1", key="access port", holds="closed counts per p
 DEAD_LETTERS = Topic(
     name="sms.submit.v1.dlq", key="original key", holds="rejected records, original bytes", keep_ms=14 * DAY_MS
 )
-# Far above the checkpoint interval: a pointer in the group's offsets must never outlive what it points to, and Kafka
-# keeps those 7 days by default (offsets.retention.minutes). Idle partitions rewrite their checkpoint in time.
-STATE = Topic(name="portwatch.state.v1", key="partition/chunk", holds="checkpoints, zstd chunks", keep_ms=7 * DAY_MS)
+# A pointer in the group's offsets must never outlive what it points to, and Kafka keeps those for 7 days by default
+# after the last worker has gone (offsets.retention.minutes). A living worker writes each partition every hour at least.
+STATE = Topic(name="portwatch.state.v1", key="partition/chunk", holds="checkpoints, zstd chunks", keep_ms=14 * DAY_MS)
 
 ALL = (SUBMIT, PORTS, SIGNATURES, ENTERPRISES, CAMPAIGNS, ALERTS, COMMANDS, PANES, DEAD_LETTERS, STATE)
 
@@ -132,6 +132,25 @@ async def _until_shown(admin: AIOKafkaAdminClient, names: set[str]) -> None:
 async def partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
     """Partitions of every topic of the cluster. Asking for a topic by name would create it where brokers do that."""
     return {entry["topic"]: len(entry["partitions"]) for entry in await admin.describe_topics()}
+
+
+class TopicError(Exception):
+    """Topics are not as a worker needs them; the text says which, and what to do."""
+
+
+async def require(settings: Settings, needed: Sequence[Topic]) -> None:
+    """Raise `TopicError` unless all these exist and every partition of submits has one of the state topic."""
+    async with admin_client(settings) as admin:
+        found = await partition_counts(admin)
+    names = [topic.with_prefix(settings.topic_prefix).name for topic in needed]
+    if missing := [name for name in names if name not in found]:
+        raise TopicError(f"no topics {', '.join(missing)}: `portwatch topics create` makes them")
+    submits, state = (topic.with_prefix(settings.topic_prefix).name for topic in (SUBMIT, STATE))
+    if found[state] < found[submits]:
+        raise TopicError(
+            f"{state}: has {found[state]} partitions, must have as many as {submits}: {found[submits]} "
+            f"(kafka-topics.sh --alter --topic {state} --partitions {found[submits]})"
+        )
 
 
 async def check(settings: Settings) -> list[Difference]:

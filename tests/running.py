@@ -1,11 +1,12 @@
-"""A worker process, and what it has written, for tests that judge the whole."""
+"""A worker, as a process or in this one, and what it has written, for tests that judge the whole."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from aiokafka import TopicPartition
 from streams import topics
 from streams.kafka import consumer_client
 from streams.settings import Settings
+from streams.worker.service import serve
+from streams.worker.worker import Worker
 
 PATIENCE_S = 60.0
 
@@ -41,6 +44,22 @@ def worker(settings: Settings, log: Path) -> Iterator["subprocess.Popen[bytes]"]
     finally:
         process.kill()
         process.wait()
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[tuple[Worker, str]]:
+    """A worker in this process, and the URL of its HTTP server; stopped at the end, and what crashed it raised."""
+    stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
+    life = asyncio.create_task(serve(settings, stop, lambda *both: started.set_result(both)))
+    await asyncio.wait([life, started], return_when=asyncio.FIRST_COMPLETED)
+    if life.done():
+        await life
+    worker, port = await started
+    try:
+        yield worker, f"http://127.0.0.1:{port}"
+    finally:
+        stop.set()
+        await life
 
 
 async def records(settings: Settings, topic: topics.Topic) -> list[Any]:

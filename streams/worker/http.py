@@ -14,7 +14,7 @@ from streams.settings import Settings
 from streams.worker.metrics import PartitionView
 
 STALLED_S = 30.0
-"""A partition that has something to read and has not advanced for so long is stalled."""
+"""A partition that has not advanced for so long is stalled, unless Kafka says that there is nothing to read."""
 
 
 def stalled(views: dict[int, PartitionView], now_s: float) -> dict[int, float]:
@@ -22,7 +22,7 @@ def stalled(views: dict[int, PartitionView], now_s: float) -> dict[int, float]:
     return {
         partition: now_s - view.advanced_at_s
         for partition, view in sorted(views.items())
-        if view.lag and now_s - view.advanced_at_s > STALLED_S
+        if now_s - view.advanced_at_s > STALLED_S
     }
 
 

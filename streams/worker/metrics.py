@@ -35,7 +35,9 @@ class PartitionView:
     next_offset: int = 0
     end_offset: int = 0
     committed_at_s: float = 0.0  # wall clock
-    advanced_at_s: float = 0.0  # wall clock when its offset last moved, or it last had nothing to read
+    answered_at_s: float = 0.0  # wall clock of Kafka's last answer to a fetch
+    advanced_at_s: float = 0.0  # wall clock when its offset last moved, or Kafka last said: nothing to read
+    is_caught_up: bool = False  # Kafka says so, and said so just now
     tally: Tally = field(default_factory=Tally)
     ports: int = 0
     groups: int = 0
@@ -145,9 +147,12 @@ class PartitionGauges(Collector):
         families: dict[str, tuple[str, Callable[[PartitionView], float]]] = {
             "event_time_lag_seconds": ("Wall clock minus event time.", lambda v: now_s - v.clock_ms / 1_000),
             "consumer_lag_records": ("Records in Kafka that are not processed.", lambda v: v.lag),
-            "commit_age_seconds": ("Time since the last checkpoint was committed.", lambda v: now_s - v.committed_at_s),
+            "commit_age_seconds": (
+                "Time since all that was counted was in a checkpoint.",
+                lambda v: now_s - v.committed_at_s,
+            ),
             "stalled_seconds": (
-                "Time for which there was something to read and offsets did not advance.",
+                "Time since offsets advanced, or Kafka said that there was nothing to read.",
                 lambda v: now_s - v.advanced_at_s,
             ),
             "balance_difference": (

@@ -56,9 +56,19 @@ class Offsets:
         end: int | None = self._consumer.highwater(TopicPartition(*partition))
         return end
 
+    def answered_s(self, partition: TP) -> float:
+        """When (wall clock, seconds) the broker last answered a fetch of this partition; 0 before the first."""
+        answered_ms: int | None = self._consumer.last_poll_timestamp(TopicPartition(*partition))
+        return (answered_ms or 0) / 1_000
+
     async def beginning_offsets(self, partitions: Iterable[TP]) -> dict[TP, int]:
         """The first offset that still exists, asked from the broker."""
         found = await self._consumer.beginning_offsets([TopicPartition(*partition) for partition in partitions])
+        return {TP(*partition): offset for partition, offset in found.items()}
+
+    async def end_offsets(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        """The offset behind the last record, asked from the broker."""
+        found = await self._consumer.end_offsets([TopicPartition(*partition) for partition in partitions])
         return {TP(*partition): offset for partition, offset in found.items()}
 
     @property

@@ -5,7 +5,6 @@ only written behind `settle`, so what a crash loses is sent again, under the sam
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +30,7 @@ class Outbox:
     def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
         self._producer = producer
         self._source = f"/portwatch/{settings.group_id}"
-        self._unsettled: deque[asyncio.Future[Any]] = deque()
+        self._unsettled: set[asyncio.Future[Any]] = set()
 
         def name(topic: topics.Topic) -> str:
             return topic.with_prefix(settings.topic_prefix).name
@@ -66,9 +65,16 @@ class Outbox:
             await self._send(self._dead_letters, reject.value, batch.keys[row], list(headers.items()))
 
     async def settle(self) -> None:
-        """Return when the broker has everything; raises the first error of a record that it did not take."""
-        while self._unsettled:
-            await self._unsettled.popleft()
+        """Return when the broker has everything that was sent until now.
+
+        Raises the error of a record that it did not take, and does so every time from then on: what that record says
+        may not be left behind by a checkpoint.
+        """
+        if waiting := tuple(self._unsettled):
+            await asyncio.wait(waiting)  # a wait that is cancelled leaves the futures, and so the certainty, alone
+            for sent in waiting:
+                sent.result()
+            self._unsettled.difference_update(waiting)
 
     async def _event(self, topic: str, kind: str, identity: str, key: str, record: Alert | Command) -> None:
         attributes = {
@@ -88,6 +94,6 @@ class Outbox:
     async def _send(
         self, topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]] | None = None
     ) -> None:
-        self._unsettled.append(await self._producer.send(topic, value=value, key=key, headers=headers))
+        self._unsettled.add(await self._producer.send(topic, value=value, key=key, headers=headers))
         if len(self._unsettled) > MOST_UNSETTLED:
-            await self._unsettled.popleft()
+            await self.settle()

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 REMIND_S = 5.0  # how often to say what is being waited for
+REPEAT_S = 60.0
 
 
 class FolderRegistry:
@@ -75,19 +76,48 @@ async def registry_of(settings: Settings) -> AsyncIterator[RegistrySource]:
         yield follower
 
 
+class Repeats(logging.Filter):
+    """Lets a line of aiokafka through once in REPEAT_S: while a broker is away it has hundreds a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lines are the same when only what is filled in differs."""
+        if not record.name.startswith("aiokafka"):
+            return True
+        is_news = record.created - self._told_s.get(record.msg, 0.0) >= REPEAT_S
+        if is_news:
+            self._told_s[record.msg] = record.created
+        return is_news
+
+
 def live(settings: Settings) -> None:
-    """`serve` as a process: log lines on stderr, SIGTERM and SIGINT end it in order."""
+    """`serve` as a process: log lines on stderr, SIGTERM and SIGINT end it in order, at any moment of its life."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("aiokafka", "faust", "mode", "streams.worker.transport"):  # the last is where Faust tells our steps
-        logging.getLogger(noisy).setLevel(max(logging.ERROR, logging.getLogger().level))
+    logging.getLogger().handlers[0].addFilter(Repeats())
+    logging.getLogger("aiokafka").setLevel(max(logging.ERROR, logging.getLogger().level))
+    # What Faust tells of a crash, with its trace, `run` raises as well; the last is where it tells our own steps.
+    for noisy in ("faust", "mode", "streams.worker.transport"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
     async def main() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(settings, stop)
+        stop, loop, starting = asyncio.Event(), asyncio.get_running_loop(), asyncio.current_task()
 
-    asyncio.run(main())
+        def end() -> None:
+            if starting:
+                starting.cancel()  # nothing is counted yet
+
+        def on_signals(act: Callable[[], object]) -> None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, act)
+
+        on_signals(end)
+        await serve(settings, stop, lambda *_: on_signals(stop.set))
+
+    with suppress(asyncio.CancelledError):
+        asyncio.run(main())
 
 
 async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Worker, int], None] | None = None) -> None:
@@ -97,6 +127,7 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Work
     batch that is corrupt.
     """
     await wait_for_broker(settings, log.info)
+    await topics.require(settings, _needed(settings))
     metrics_registry = CollectorRegistry()
     metrics = Metrics(metrics_registry)
     pipeline = pipeline_of(settings, lambda name, seconds: metrics.stage_seconds.labels(name).inc(seconds))
@@ -128,15 +159,21 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Work
             served(
                 settings,
                 metrics_registry,
-                is_ready=lambda: None if worker.views else "no partitions are assigned yet",
+                is_ready=lambda: None if worker.is_assigned.is_set() else "the group has not shared its partitions yet",
                 is_healthy=lambda: _stalled(worker),
             )
         )
         log.info("metrics and health at http://%s:%d", settings.http_host, port)
         if started:
             started(worker, port)
-        async with _background(push.run()):
+        async with _background(push.run(), stop):
             await run(app, stop)
+
+
+def _needed(settings: Settings) -> list[topics.Topic]:
+    """The topics that a worker reads and writes, apart from those of the registry."""
+    panes = [topics.PANES] if settings.emit_panes else []
+    return [topics.SUBMIT, topics.ALERTS, topics.COMMANDS, topics.DEAD_LETTERS, topics.STATE, *panes]
 
 
 def _stalled(worker: Worker) -> str | None:
@@ -165,8 +202,10 @@ def _connect(app: BatchApp, worker: Worker, topic: str, settings: Settings) -> N
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def _background(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> AsyncIterator[None]:
+    """Endless work beside the block. Should it fail, `stop` is set and the error raised when the block has ended."""
     task = asyncio.create_task(work)
+    task.add_done_callback(lambda _: stop.set())
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ step below its per-record objects; all other topics keep stock behaviour. It com
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -36,6 +37,7 @@ JSON = b"application/json"
 SESSION_TIMEOUT_S = 6.0
 HEARTBEAT_S = 0.5
 FETCH_WAIT_MS = 500
+LEAVE_S = 0.5  # usually milliseconds; who is not heard leaving is missed after SESSION_TIMEOUT_S
 # Of one partition: four times aiokafka's own, so that what is fetched lasts while the next answer comes (a seventh more
 # records a second).
 FETCH_BYTES = 4 * 2**20
@@ -217,7 +219,9 @@ class LoopConsumer(AIOKafkaConsumerThread):  # type: ignore[misc] # Faust ships 
     _stop_exit_stacks = Service._stop_exit_stacks
 
     async def on_stop(self) -> None:
-        await self.on_thread_stop()
+        with suppress(TimeoutError):  # while Kafka is away aiokafka would wait a minute for leave to go
+            async with asyncio.timeout(LEAVE_S):
+                await self.on_thread_stop()
 
     def close(self) -> None:
         """Nothing, when a rebalance meets a stopping app: `on_stop` is about to close aiokafka in its own order."""

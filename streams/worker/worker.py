@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from detectors.batch import SubmitBatch, empty_batch
@@ -23,7 +24,7 @@ from detectors.contract import PANE_MS, Detector, Finding, Pane
 from detectors.pipeline import PartitionState, Pipeline
 from detectors.registry import Registry
 from streams.noc.alertmanager import AlertmanagerPush
-from streams.worker.checkpoint import Checkpoints, Pointer, pack
+from streams.worker.checkpoint import CheckpointError, Checkpoints, compressed, frozen
 from streams.worker.codec import decode
 from streams.worker.metrics import BUSIEST, Metrics, PartitionView
 from streams.worker.offsets import Offsets
@@ -34,6 +35,18 @@ log = logging.getLogger(__name__)
 
 IDLE_GRACE_S = 30.0
 """A partition that brought nothing for so long moves on with the wall clock, that much behind it."""
+
+SILENT_S = 5.0
+"""Kafka answers a fetch twice a second; one that has not for so long tells nothing of what it holds."""
+
+LAST_CHECKPOINT_S = 3.0
+"""How long giving up waits for Kafka: less than the others of the group would wait for us (6 s)."""
+
+COMMIT_S = 10.0
+"""aiokafka tries a commit again without end, across rebalances too; one that takes longer is given up."""
+
+REWRITE_S = 3_600.0
+"""A partition that stands still is written again so often, or retention would take its checkpoint away."""
 
 
 class OffsetGapError(Exception):
@@ -78,8 +91,23 @@ class Assigned:
     state: PartitionState
     view: PartitionView
     checkpointed_offset: int
+    written_s: float  # monotonic: when its checkpoint was written
     heard_s: float  # monotonic: when the last batch came
     heard_clock_ms: int  # where event time stood then
+    is_valid: bool = True  # False once it is given up or a step broke off: no checkpoint may be made of it any more
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """All that a step does to the state and to the outbox; half of it must not outlive us."""
+        try:
+            yield
+        except BaseException:
+            self.is_valid = False
+            raise
+
+    @property
+    def has_moved(self) -> bool:
+        return self.state.next_offset != self.checkpointed_offset
 
 
 class Worker:
@@ -112,7 +140,8 @@ class Worker:
         self._assigned: dict[int, Assigned] = {}
         self._whole = asyncio.Lock()  # held while a state has counted something that is not in the outbox yet
         self._one_checkpoint = asyncio.Lock()
-        self.is_assigned = asyncio.Event()  # partitions were taken over at least once
+        self._is_silent = False
+        self.is_assigned = asyncio.Event()  # set while it knows which partitions are its own, and be it none
 
     @property
     def views(self) -> dict[int, PartitionView]:
@@ -122,71 +151,109 @@ class Worker:
         """Count every batch of the stream."""
         async for batch in stream:
             async with self._whole:
-                await self._take(batch)
+                if assigned := self._assigned.get(batch.partition):  # else it was on its way when the partition went
+                    with assigned.stepping():
+                        await self._take(assigned, batch)
 
     async def assign(self, partitions: Iterable[int]) -> None:
         """Take partitions over: exactly where their last checkpoint stands."""
-        wanted = [TP(self._topic, partition) for partition in sorted(partitions) if partition not in self._assigned]
+        ours = self._assigned  # `release` puts another in its place, and what is taken over later goes astray with this
+        wanted = [TP(self._topic, partition) for partition in sorted(partitions) if partition not in ours]
         committed = await self._offsets.committed(wanted)
         beginnings = await self._offsets.beginning_offsets(wanted)
+        ends = await self._offsets.end_offsets(wanted)
         for tp in wanted:
-            state = await self._restore(tp, committed.get(tp), beginnings[tp])
+            state = await self._restore(tp, committed.get(tp), beginnings[tp], ends[tp])
+            if ours is not self._assigned:
+                return
             await self._offsets.seek(tp, state.next_offset)
             now_s = time.time()
             view = PartitionView(committed_at_s=now_s, advanced_at_s=now_s)
-            self._assigned[tp.partition] = Assigned(
-                state, view, state.next_offset, heard_s=time.monotonic(), heard_clock_ms=state.clock_ms
+            ours[tp.partition] = Assigned(
+                state,
+                view,
+                state.next_offset,
+                written_s=time.monotonic(),
+                heard_s=time.monotonic(),
+                heard_clock_ms=state.clock_ms,
             )
             self._push.tell(episode.told for episode in state.episodes.open.values())
-            self._look(tp.partition, self._assigned[tp.partition])
+            self._look(tp.partition, ours[tp.partition])
         self.is_assigned.set()
         log.info("partitions %s are ours", [tp.partition for tp in wanted])
 
-    async def _restore(self, tp: TP, committed: tuple[int, str] | None, beginning: int) -> PartitionState:
-        if committed is not None and committed[1]:
-            pointer = msgspec.json.decode(committed[1], type=Pointer)
-            state = await self._checkpoints.read(tp.partition, pointer)
+    async def _restore(self, tp: TP, committed: tuple[int, str] | None, beginning: int, end: int) -> PartitionState:
+        offset, metadata = committed or (beginning, "")
+        if metadata:
+            state = await self._checkpoints.follow(tp, offset, metadata)
+            if state.next_offset > end:
+                raise CheckpointError(
+                    f"the checkpoint of partition {tp.partition} stands at {state.next_offset}, but {tp.topic} ends at "
+                    f"{end} (made anew?): delete the group's offsets with kafka-consumer-groups.sh --delete-offsets"
+                )
             log.info("partition %d goes on at %d", tp.partition, state.next_offset)
             return state
         state = self._pipeline.start(tp.topic, tp.partition)
-        state.next_offset = beginning
+        state.next_offset = max(offset, beginning)  # a commit without a pointer: somebody has set the group's offsets
         self._begin(state, tp.partition)
-        log.info("partition %d starts afresh at %d", tp.partition, beginning)
+        log.info("partition %d starts afresh at %d", tp.partition, state.next_offset)
         return state
 
     async def release(self) -> None:
-        """Give all partitions up, with a last checkpoint."""
-        await self.checkpoint()
-        for assigned in self._assigned.values():
+        """Give all partitions up, with a last checkpoint if Kafka takes it soon enough."""
+        self.is_assigned.clear()
+        leaving, self._assigned = self._assigned, {}  # what is still on its way to us is left to the next owner
+        try:
+            async with asyncio.timeout(LAST_CHECKPOINT_S):
+                await self._checkpoint(leaving)
+        except (TimeoutError, KafkaError) as error:
+            log.warning("Kafka took no last checkpoint (%s): the one before it holds", type(error).__name__)
+        for assigned in leaving.values():
+            assigned.is_valid = False
             self._push.forget(episode.told.alert_id for episode in assigned.state.episodes.open.values())
-        self._assigned.clear()
 
     async def checkpoint(self) -> None:
-        """Make durable what was counted so far; does nothing for partitions that have not moved."""
+        """Make durable what was counted so far."""
+        await self._checkpoint(self._assigned)
+
+    async def _checkpoint(self, ours: Mapping[int, Assigned]) -> None:
         async with self._one_checkpoint:
-            async with self._whole:
-                moved = {p: a for p, a in self._assigned.items() if a.state.next_offset != a.checkpointed_offset}
-                packed = {p: (a.state.next_offset, self._pack(a.state)) for p, a in moved.items()}
-            if packed and await self._commit(packed):
-                for partition, (offset, _) in packed.items():
-                    moved[partition].checkpointed_offset = offset
-                    moved[partition].view.committed_at_s = time.time()
+            now_s = time.monotonic()
+            async with self._whole:  # a step that is under way moves its partition first
+                due = {p: a for p, a in ours.items() if a.is_valid and (a.has_moved or a.written_s < now_s - REWRITE_S)}
+            packed = {partition: await self._pack(assigned) for partition, assigned in due.items()}
+            if due and await self._commit(due, packed):
+                for partition, assigned in due.items():
+                    assigned.checkpointed_offset, assigned.written_s = packed[partition][0], now_s
+            for assigned in ours.values():
+                if not assigned.has_moved:
+                    assigned.view.committed_at_s = time.time()
 
-    def _pack(self, state: PartitionState) -> bytes:
-        with self._timed("pack"):
-            return pack(state)
+    async def _pack(self, assigned: Assigned) -> tuple[int, bytes]:
+        """Offset and state. Only the state itself must stand still meanwhile, and the loop with it."""
+        async with self._whole:
+            with self._timed("pack"):
+                offset, plain = assigned.state.next_offset, frozen(assigned.state)
+        return offset, await asyncio.to_thread(compressed, plain)
 
-    async def _commit(self, packed: dict[int, tuple[int, bytes]]) -> bool:
+    async def _commit(self, due: Mapping[int, Assigned], packed: Mapping[int, tuple[int, bytes]]) -> bool:
         await self._outbox.settle()  # 1: what was said has arrived
         pointers = {
             partition: await self._checkpoints.write(partition, state) for partition, (_, state) in packed.items()
         }
-        is_ours = await self._offsets.commit(  # 3: behind 2, the chunks
-            {
-                TP(self._topic, partition): (offset, msgspec.json.encode(pointers[partition]).decode())
-                for partition, (offset, _) in packed.items()
-            }
-        )
+        if not all(assigned.is_valid for assigned in due.values()):
+            return False
+        try:
+            async with asyncio.timeout(COMMIT_S):
+                is_ours = await self._offsets.commit(  # 3: behind 2, the chunks
+                    {
+                        TP(self._topic, partition): (offset, msgspec.json.encode(pointers[partition]).decode())
+                        for partition, (offset, _) in packed.items()
+                    }
+                )
+        except TimeoutError:
+            log.warning("Kafka took no commit within %g s", COMMIT_S)
+            return False
         if not is_ours:
             self.metrics.refused_commits.inc()
             log.warning("the group refused our commit: partitions %s have another owner", sorted(packed))
@@ -195,17 +262,26 @@ class Worker:
     async def tick(self) -> None:
         """Once a second: move idle partitions on, refresh the gauges."""
         async with self._whole:
-            for partition, assigned in self._assigned.items():
-                quiet_ms = int((time.monotonic() - assigned.heard_s - IDLE_GRACE_S) * 1_000)
-                if quiet_ms > 0 and assigned.heard_clock_ms and not assigned.view.lag:
-                    rows = empty_batch(assigned.heard_clock_ms + quiet_ms)
-                    await self._step(assigned, rows, {})
+            for partition, assigned in list(self._assigned.items()):
                 self._look(partition, assigned)
+                quiet_ms = int((time.monotonic() - assigned.heard_s - IDLE_GRACE_S) * 1_000)
+                if quiet_ms > 0 and assigned.heard_clock_ms and assigned.view.is_caught_up:
+                    with assigned.stepping():
+                        await self._step(assigned, empty_batch(assigned.heard_clock_ms + quiet_ms), {})
+        self._tell_silence()
 
-    async def _take(self, batch: PartitionBatch) -> None:
-        assigned = self._assigned.get(batch.partition)
-        if assigned is None:
-            return  # it was on its way when the partition went
+    def _tell_silence(self) -> None:
+        now_s = time.time()
+        is_silent = bool(self._assigned) and all(
+            now_s - max(view.answered_at_s, view.advanced_at_s) > SILENT_S for view in self.views.values()
+        )
+        if is_silent and not self._is_silent:
+            log.warning("Kafka does not answer: waiting for it")
+        elif self._is_silent and not is_silent:
+            log.info("Kafka answers again")
+        self._is_silent = is_silent
+
+    async def _take(self, assigned: Assigned, batch: PartitionBatch) -> None:
         skip = await self._included(batch, assigned.state.next_offset)
         if skip is None:
             return
@@ -261,11 +337,14 @@ class Worker:
         """Refresh what the gauges show."""
         state, view = assigned.state, assigned.view
         now_s = time.time()
-        end = self._offsets.end_offset(TP(self._topic, partition))
+        tp = TP(self._topic, partition)
+        end = self._offsets.end_offset(tp)
         moved = state.next_offset != view.next_offset
         view.next_offset = state.next_offset
         view.end_offset = end if end is not None else view.end_offset
-        if moved or not view.lag:
+        view.answered_at_s = self._offsets.answered_s(tp)
+        view.is_caught_up = not view.lag and now_s - view.answered_at_s < SILENT_S
+        if moved or view.is_caught_up:
             view.advanced_at_s = now_s
         view.clock_ms = state.clock_ms
         view.tally = state.tally

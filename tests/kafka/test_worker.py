@@ -4,94 +4,26 @@ import asyncio
 import json
 import signal
 import urllib.request
-from collections import Counter, defaultdict
+from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from detectors.pipeline import Pipeline
 from streams import topics
 from streams.feeds.jsonl import SubmitLines
 from streams.feeds.producer import feed
-from streams.learn import learn_files
-from streams.records import encode, port_counts
 from streams.registry import load_folder
 from streams.registry_topics import publish
-from streams.settings import Settings, load_settings
-from streams.simulate import simulate, write
-from streams.state_file import seeding
-from streams.worker.codec import decode
+from streams.settings import Settings
 from tests.conftest import require
+from tests.oracle import heard, uninterrupted
 from tests.running import records, until_committed, worker
-from tests.servers import ApacheKafka, Promtool
+from tests.servers import Promtool
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
-PARTITIONS = 3
 SPEED = 200.0  # 80 minutes of event time in 24 s
-
-
-@pytest.fixture(scope="module")
-def morning(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated festival hour: submits, registry, labels, and a state file with its history."""
-    folder = tmp_path_factory.mktemp("morning")
-    write(simulate("festival-hour", seed=5), folder)
-    learn_files([folder / "history.jsonl"], load_folder(folder / "registry"), folder / "state")
-    return folder
-
-
-@pytest.fixture
-def settings(kafka: ApacheKafka, topic_prefix: str, morning: Path) -> Settings:
-    return load_settings(
-        bootstrap_servers=(kafka.bootstrap,),
-        topic_prefix=topic_prefix,
-        group_id=f"{topic_prefix}workers",
-        partitions=PARTITIONS,
-        checkpoint_interval_s=0.5,
-        state_in=morning / "state",
-        emit_panes=True,
-        http_port=0,
-    )
-
-
-async def uninterrupted(settings: Settings, registry_folder: Path) -> tuple[dict[Any, Any], set[bytes], set[str]]:
-    """What one unbroken run over the topic says: pane counts by (port, start), alerts without wall clock, commands."""
-    pipeline, registry = Pipeline(), load_folder(registry_folder)
-    seed = seeding(settings.state_in, PARTITIONS)
-    rows: defaultdict[int, list[Any]] = defaultdict(list)
-    for row in await records(settings, topics.SUBMIT):
-        rows[row.partition].append(row)
-    panes: dict[Any, Any] = {}
-    alerts: set[bytes] = set()
-    commands: set[str] = set()
-    for partition, submits in rows.items():
-        state = pipeline.start(settings.topic_prefix + topics.SUBMIT.name, partition)
-        seed(state, partition)
-        values = [row.value for row in submits]
-        decoded = decode(
-            values,
-            np.array([row.offset for row in submits], np.int64),
-            np.array([row.timestamp for row in submits], np.int64),
-        )
-        reasons = Counter(str(reject.reason) for reject in decoded.rejects)
-        outcome = pipeline.step(state, decoded.batch, registry, reasons)
-        panes |= {
-            (c["access_port"], c["start_ms"]): c for pane in outcome.panes for c in port_counts(pane, amends=False)
-        }
-        alerts |= {undated(encode(alert)) for alert in outcome.alerts}
-        commands |= {command.command_id for command in outcome.commands}
-        assert state.tally.difference == 0
-    return panes, alerts, commands
-
-
-def undated(alert: bytes) -> bytes:
-    """An alert apart from when it was noticed."""
-    value = json.loads(alert)
-    value["detected_ms"] = value["detected_event_ms"] = None
-    return json.dumps(value, sort_keys=True).encode()
 
 
 async def test_killed_and_restarted_it_counts_every_submit_once(
@@ -111,19 +43,12 @@ async def test_killed_and_restarted_it_counts_every_submit_once(
         process.terminate()
         assert process.wait(10) == 0, log.read_text()
 
-    panes, alerts, commands = await uninterrupted(settings, morning / "registry")
-    told = [json.loads(row.value) for row in await records(settings, topics.PANES)]
-    counts: dict[Any, Any] = {}
-    for count in (count for count in told if not count["amends"]):
-        assert counts.setdefault((count["access_port"], count["start_ms"]), count) == count  # repeats say the same
-    assert counts == panes
-    assert len(panes) > 10_000
-    heard = await records(settings, topics.ALERTS)
-    assert {undated(row.value) for row in heard} == alerts
-    assert len(alerts) > 5
-    assert {json.loads(row.value)["command_id"] for row in await records(settings, topics.COMMANDS)} == commands
-    assert log.read_text().count("starts afresh") == PARTITIONS
-    assert log.read_text().count("goes on at") >= 2 * PARTITIONS
+    said, _ = await heard(settings)
+    assert said == await uninterrupted(settings, morning / "registry")
+    assert len(said.panes) > 10_000
+    assert len(said.alerts) > 5
+    assert log.read_text().count("starts afresh") == settings.partitions
+    assert log.read_text().count("goes on at") >= 2 * settings.partitions
 
 
 async def test_what_leaves_is_cloud_events_with_ids_of_their_own(
@@ -134,9 +59,9 @@ async def test_what_leaves_is_cloud_events_with_ids_of_their_own(
     sent = await feed(SubmitLines(), morning / "submits.jsonl", settings)
     with worker(settings, tmp_path / "worker.log"):
         await until_committed(settings, lambda offsets: sum(offsets.values()) == sent.sent)
-    heard = await records(settings, topics.ALERTS)
+    alerts = await records(settings, topics.ALERTS)
     identities = []
-    for row in heard:
+    for row in alerts:
         headers, alert = dict(row.headers), json.loads(row.value)
         assert headers["ce_specversion"] == b"1.0"
         assert headers["ce_type"] == f"portwatch.alert.{alert['state']}.v1".encode()
@@ -176,7 +101,7 @@ async def test_it_shows_metrics_health_and_readiness(settings: Settings, morning
         values[f'portwatch_submits_total{{outcome="{o}"}}'] for o in ("counted", "late", "misclocked", "duplicate")
     ]
     assert sum(outcomes) + values['portwatch_submits_total{outcome="rejected"}'] == sent.sent
-    for partition in range(PARTITIONS):
+    for partition in range(settings.partitions):
         assert values[f'portwatch_balance_difference{{partition="{partition}"}}'] == 0
         assert values[f'portwatch_consumer_lag_records{{partition="{partition}"}}'] == 0
 

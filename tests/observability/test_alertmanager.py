@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from detectors.contract import Alert, AlertState, Severity, Wording
+from streams.embedded import free_port
 from streams.noc.alertmanager import AlertmanagerPush
 from tests.servers import Alertmanager
 
@@ -57,19 +58,14 @@ async def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool], pat
     return seen
 
 
-async def deliver(push: AlertmanagerPush) -> None:
-    async with aiohttp.ClientSession() as session:
-        await push.deliver(session)
-
-
 async def test_an_alert_arrives_with_its_identity_and_evidence(alertmanager: Alertmanager) -> None:
     outcomes: Counter[str] = Counter()
     push = AlertmanagerPush([alertmanager.url], now_ms, lambda outcome: outcomes.update([outcome]))
-    push.tell([alert("10690001", extension="0103")] * 3)
-    await deliver(push)
+    push.tell([alert("10690001", rule="extension-unfiled", extension="0103")] * 3)
+    await push.deliver()
     (seen,) = await eventually(lambda: known(alertmanager, "10690001"), lambda found: len(found) == 1)
     assert seen["labels"] == {
-        "alertname": "volume-flash",
+        "alertname": "extension-unfiled",
         "detector": "volume",
         "severity": "warning",
         "port": "10690001",
@@ -81,22 +77,31 @@ async def test_an_alert_arrives_with_its_identity_and_evidence(alertmanager: Ale
     assert push.pending == 0
 
 
+async def test_an_alert_of_a_port_stays_the_same_whatever_extension_was_seen_last(alertmanager: Alertmanager) -> None:
+    push = AlertmanagerPush([alertmanager.url], now_ms, lambda _: None)
+    push.tell([alert("10690011", extension="01"), alert("10690011", extension="02", state=AlertState.UPDATED)])
+    assert push.pending == 1
+    await push.deliver()
+    (seen,) = await eventually(lambda: known(alertmanager, "10690011"), lambda found: len(found) == 1)
+    assert seen["annotations"]["extension"] == "02"
+
+
 async def test_a_resolved_alert_goes(alertmanager: Alertmanager) -> None:
     push = AlertmanagerPush([alertmanager.url], now_ms, lambda _: None)
     push.tell([alert("10690002")])
-    await deliver(push)
+    await push.deliver()
     await eventually(lambda: known(alertmanager, "10690002"), bool)
     push.tell([alert("10690002", state=AlertState.RESOLVED)])
-    await deliver(push)
+    await push.deliver()
     await eventually(lambda: known(alertmanager, "10690002"), lambda found: not found)
 
 
 async def test_a_risen_severity_replaces_the_alert_it_rose_from(alertmanager: Alertmanager) -> None:
     push = AlertmanagerPush([alertmanager.url], now_ms, lambda _: None)
     push.tell([alert("10690003")])
-    await deliver(push)
+    await push.deliver()
     push.tell([alert("10690003", state=AlertState.UPDATED, severity=Severity.CRITICAL)])
-    await deliver(push)
+    await push.deliver()
     (seen,) = await eventually(lambda: known(alertmanager, "10690003"), lambda found: len(found) == 1)
     assert seen["labels"]["severity"] == "critical"
 
@@ -110,13 +115,59 @@ async def test_what_an_absent_alertmanager_missed_it_hears_when_it_is_back() -> 
         push = AlertmanagerPush([server.url], now_ms, lambda outcome: outcomes.update([outcome]))
         push.tell([alert("10690004"), alert("10690005")])
         push.tell([alert("10690005", state=AlertState.RESOLVED)])
-        await deliver(push)
+        await push.deliver()
         assert (outcomes, push.pending) == ({"unreachable": 1}, 2)
         server.start()
-        await deliver(push)
+        await push.deliver()
         await eventually(lambda: known(server, "10690004"), lambda found: len(found) == 1)
         assert await known(server, "10690005") == []
         assert push.pending == 0
+
+
+async def test_what_waits_for_an_absent_alertmanager_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.noc.alertmanager.MOST_OVER", 5)
+    outcomes: Counter[str] = Counter()
+    push = AlertmanagerPush([f"http://127.0.0.1:{free_port()}"], now_ms, lambda outcome: outcomes.update([outcome]))
+    push.tell([alert("10690007")])
+    for n in range(100):
+        push.tell([alert(f"1069{n:06d}"), alert(f"1069{n:06d}", state=AlertState.RESOLVED)])
+        push.tell([alert("10690007", state=AlertState.UPDATED)])
+    assert push.pending == 1 + 5
+    assert outcomes == {"dropped": 95}
+
+
+async def test_a_partition_given_up_is_not_spoken_for_any_more() -> None:
+    push = AlertmanagerPush([f"http://127.0.0.1:{free_port()}"], now_ms, lambda _: None)
+    push.tell([alert("10690008"), alert("10690009")])
+    push.tell([alert("10690009", state=AlertState.RESOLVED)])
+    push.forget(["volume-flash-10690008"])
+    assert push.pending == 1  # that the other is over nobody else would say
+
+
+async def test_its_password_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    push = AlertmanagerPush([f"http://noc:secret@127.0.0.1:{free_port()}"], now_ms, lambda _: None)
+    push.tell([alert("10690010")])
+    for _ in range(3):
+        await push.deliver()
+    assert len([line for line in caplog.messages if "is away" in line]) == 1
+    assert "secret" not in caplog.text
+
+
+async def test_it_is_posted_again_while_it_is_open_however_much_else_there_is_to_say(
+    alertmanager: Alertmanager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.noc.alertmanager.REPEAT_S", 0.5)
+    absent = f"http://127.0.0.1:{free_port()}"
+    push = AlertmanagerPush([absent, alertmanager.url], now_ms, lambda _: None)
+    running = asyncio.create_task(push.run())
+    push.tell([alert("10690012")])
+    for n in range(50):
+        await asyncio.sleep(0.08)
+        push.tell([alert(f"1068{n:06d}")])
+    assert len(await known(alertmanager, "10690012")) == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_it_is_posted_again_while_it_is_open(alertmanager: Alertmanager, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -351,7 +351,8 @@ def test_evidence_lists_the_busiest_names_first_and_says_which_are_new() -> None
 def test_summaries_say_the_same_in_two_languages() -> None:
     (finding,) = watch(registry()).pane(0, [Send(NOBODY, 3), Send(submits=9)])
     assert finding.summary.en == (
-        "10690010: 3 submits in the last hour under names that nobody filed (【无名商城】), 25% of what the port sent meanwhile"
+        "10690010: 3 submits in the last hour under names that nobody filed (【无名商城】), "
+        "25% of what the port sent meanwhile"
     )
     assert finding.summary.zh == "10690010：近一小时 3 条签名未报备（【无名商城】），占同期该端口 25%"
 
