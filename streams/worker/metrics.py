@@ -42,6 +42,7 @@ class PartitionView:
     ports: int = 0
     groups: int = 0
     overflowed: int = 0
+    untold: int = 0
     open_alerts: list[Alert] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)  # access port -> submits a second in its last closed pane
 
@@ -59,17 +60,27 @@ class Metrics:
         def counter(name: str, help_text: str, *labels: str) -> Counter:
             return Counter(f"portwatch_{name}", help_text, labels, registry=registry)
 
-        self.submits = counter("submits_total", "Submits by what became of them.", "outcome")
+        self.submits = counter(
+            "submits_total", "Submits by outcome: counted, late, misclocked, duplicate, rejected.", "outcome"
+        )
         self.rejected = counter("rejected_total", "Records sent to the dead letter topic, by reason.", "reason")
-        self.dropped = counter("dropped_fields_total", "Optional fields with a bad value, left out.", "field")
+        self.dropped = counter("dropped_fields_total", "Optional fields with a bad value, left out, by field.", "field")
         self.inconsistent = counter("inconsistent_submits_total", "Submits whose recipient count and list differ.")
-        self.alerts = counter("alerts_total", "Lifecycle events of alerts.", "rule", "state")
-        self.commands = counter("commands_total", "Throttle commands proposed.", "action")
-        self.held_back = counter("throttles_held_back_total", "Throttles that a limit forbade.", "limit")
-        self.deliveries = counter("alert_deliveries_total", "Posts to Alertmanager by outcome.", "outcome")
+        self.alerts = counter("alerts_total", "Lifecycle events of alerts, by rule and state.", "rule", "state")
+        self.commands = counter("commands_total", "Throttle commands proposed, by action.", "action")
+        self.held_back = counter(
+            "throttles_held_back_total", "Throttles that were not proposed, by the limit that forbade them.", "limit"
+        )
+        self.deliveries = counter(
+            "alert_deliveries_total",
+            "Posts to Alertmanager by outcome: ok, refused, unreachable; and words dropped.",
+            "outcome",
+        )
         self.refused_commits = counter("refused_commits_total", "Commits refused: no longer the owner.")
         self.gaps = counter("lost_records_total", "Records that Kafka deleted before they were read.")
-        self.stage_seconds = counter("stage_seconds_total", "Time spent in a stage of the path.", "stage")
+        self.stage_seconds = counter(
+            "stage_seconds_total", "Time spent by stage: decode, step (of it, each detector), pack.", "stage"
+        )
         self.batch_records = Histogram(
             "portwatch_batch_records",
             "Records in one partition batch.",
@@ -111,6 +122,32 @@ class Metrics:
         """So many throttles were held back by a limit, in all."""
         for limit, count in now.items():
             self.held_back.labels(limit).inc(count - before.get(limit, 0))
+
+
+def metrics_page() -> str:
+    """docs/metrics.md, generated from the declarations."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    registry.register(PartitionGauges(lambda: {0: PartitionView()}, lambda: 0.0, lambda: 0.0))
+    rows = [
+        f"| `{_exposed_name(family)}` | {family.type} | {family.documentation} |\n" for family in registry.collect()
+    ]
+    return _PAGE_HEAD + "".join(sorted(rows))
+
+
+_PAGE_HEAD = f"""# Metrics
+
+A worker serves these at `/metrics` (see `PORTWATCH_HTTP_HOST`). No series per port, except the busiest {BUSIEST} and
+the ports with an open alert; what was cut is itself a metric. `/healthz` turns 503 when a partition has not advanced
+for 30 s, unless Kafka says that there is nothing to read; `/readyz` is 503 until the group has shared its partitions.
+
+| metric | type | meaning |
+|---|---|---|
+"""
+
+
+def _exposed_name(family: Metric) -> str:
+    return family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
 
 
 class PartitionGauges(Collector):
@@ -161,6 +198,7 @@ class PartitionGauges(Collector):
             ),
             "ports_tracked": ("Ports with counts.", lambda v: v.ports),
             "groups_tracked": ("Combinations of port, extension, signature, account, carrier.", lambda v: v.groups),
+            "untold_findings": ("Findings beyond the ceiling of open alerts, not told.", lambda v: v.untold),
             "overflowed_rows": ("Rows beyond the ceiling of groups, counted together.", lambda v: v.overflowed),
         }
         for name, (help_text, value) in families.items():

@@ -350,7 +350,13 @@ class Worker:
         view.tally = state.tally
         view.ports = len(state.groups.ports) - 1
         view.groups = len(state.groups.keys) - 1
-        view.overflowed = state.groups.overflowed
+        for what, before, now in (
+            ("groups", view.overflowed, state.groups.overflowed),
+            ("open alerts", view.untold, state.episodes.untold),
+        ):
+            if now and not before:
+                log.warning("partition %d has as many %s as it may have: more are only counted", partition, what)
+        view.overflowed, view.untold = state.groups.overflowed, state.episodes.untold
         view.open_alerts = [episode.told for episode in state.episodes.open.values()]
 
     @contextmanager

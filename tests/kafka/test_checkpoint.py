@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from faust.types import TP
 
 from detectors.pipeline import Pipeline
 from detectors.registry import Registry
@@ -40,3 +41,6 @@ async def test_it_is_read_back_from_among_the_chunks_of_others(
             await checkpoints.read(1, msgspec.structs.replace(ours, first=ours.first + 1))
         with pytest.raises(CheckpointError, match="is damaged"):
             await checkpoints.read(1, msgspec.structs.replace(ours, crc=ours.crc ^ 1))
+        gone = msgspec.structs.replace(ours, last=ours.last + 1)  # behind the end, as in a topic made anew
+        with pytest.raises(CheckpointError, match=r"is gone: it stood at offsets .* --reset-offsets --to-offset 500 "):
+            await checkpoints.follow(TP("sms.submit.v1", 1), 500, msgspec.json.encode(gone).decode())

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.admin import NewTopic
 
 from streams import topics
 from streams.feeds.jsonl import SubmitLines
@@ -101,12 +102,32 @@ async def test_workers_that_join_are_killed_and_leave_under_load_say_what_one_wo
     assert all("are ours" in log.read_text() for log in logs)
 
 
+async def test_a_worker_that_was_frozen_and_wakes_up_does_no_harm(
+    settings: Settings, morning: Path, tmp_path: Path
+) -> None:
+    """It still believes that it owns its partitions, while another has gone on with them."""
+    await make(settings, morning)
+    sending, logs = feeding(settings, morning, speed=2 * SPEED), [tmp_path / "zombie.log", tmp_path / "other.log"]
+    with worker(settings, logs[0]) as zombie, worker(settings, logs[1]):
+        await until_committed(settings, partial(more_than, 10_000))
+        zombie.send_signal(signal.SIGSTOP)
+        owned = [log.read_text().count("are ours") for log in logs]
+        await until(lambda: logs[1].read_text().count("are ours") > owned[1])  # the session is over, the other has all
+        await asyncio.sleep(1)
+        zombie.send_signal(signal.SIGCONT)
+        sent = await sending
+        await until_committed(settings, partial(all_of, sent.sent))
+        await until(lambda: logs[0].read_text().count("are ours") > owned[0])
+    said, _ = await heard(settings)
+    assert said == await uninterrupted(settings, morning / "registry")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_under_load_ends_it_with_a_last_checkpoint(
     settings: Settings, morning: Path, tmp_path: Path, number: int
 ) -> None:
     await make(settings, morning)
-    sending, log = feeding(settings, morning, speed=2 * SPEED), tmp_path / "worker.log"
+    sending, log = feeding(settings, morning, speed=4 * SPEED), tmp_path / "worker.log"
     hardly_ever = settings.model_copy(update={"checkpoint_interval_s": 300.0})
     with worker(hardly_ever, log) as process:
         while len(await records(settings, topics.PANES)) < 2_000:
@@ -395,10 +416,13 @@ async def test_a_checkpoint_ahead_of_its_topic_is_refused(settings: Settings, mo
 # ---- a start that can't be
 
 
-async def test_submits_and_state_need_equally_many_partitions(settings: Settings, morning: Path) -> None:
+async def test_each_partition_of_submits_needs_one_of_the_state(settings: Settings, morning: Path) -> None:
+    submits, state = (topic.with_prefix(settings.topic_prefix).name for topic in (topics.SUBMIT, topics.STATE))
+    async with admin_client(settings) as admin:
+        await admin.create_topics([NewTopic(state, 2, 1), NewTopic(submits, 3, 1)])
     await make(settings, morning)
-    with pytest.raises(topics.TopicError, match="no topics elsewhere"):
-        await topics.require(settings.model_copy(update={"topic_prefix": "elsewhere."}), topics.ALL)
+    with pytest.raises(topics.TopicError, match=f"{state}: has 2 partitions, must have as many as {submits}: 3"):
+        await serve(settings, asyncio.Event())
 
 
 async def test_a_signal_ends_it_while_it_waits_for_the_registry(settings: Settings, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """What /metrics says passes Prometheus' own lint, and shows partitions, alerts and the busiest ports."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -8,9 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from detectors.contract import Action, Alert, AlertState, Command, Severity, Wording
 from detectors.pipeline import Tally
 from streams.worker.codec import decode
-from streams.worker.metrics import BUSIEST, Metrics, PartitionGauges, PartitionView
+from streams.worker.metrics import BUSIEST, Metrics, PartitionGauges, PartitionView, metrics_page
 from tests.conftest import require
 from tests.servers import Promtool
+
+DOCS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
 ALERT = Alert(
     alert_id="unfiled-1",
@@ -60,6 +65,13 @@ def test_promtool_finds_nothing_to_mend() -> None:
     require(Promtool.missing())
     result = Promtool.run("check", "metrics", stdin=exposed())
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_the_page_says_what_each_means() -> None:
+    page = DOCS_PAGE.read_text("utf-8")
+    assert page == metrics_page()
+    seen = {family.name for family in text_string_to_metric_families(exposed())}
+    assert seen == {name.removesuffix("_total") for name in re.findall(r"^\| `(\w+)`", page, re.MULTILINE)}
 
 
 def test_every_name_begins_with_portwatch() -> None:
