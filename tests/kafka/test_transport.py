@@ -369,7 +369,10 @@ async def test_paused_partition_waits_and_the_others_go_on(kafka: ApacheKafka, s
         assert box.records(held) == sent
 
 
-async def test_slow_agent_bounds_what_is_in_flight(kafka: ApacheKafka, settings: Settings, topic: str) -> None:
+async def test_slow_agent_bounds_what_is_in_flight(
+    kafka: ApacheKafka, settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.worker.transport.FETCH_BYTES", 2**20)
     partitions = await make_topic(kafka, topic)
     for partition in partitions:
         for _ in range(6):
