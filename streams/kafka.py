@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -116,9 +116,12 @@ async def producer_client(settings: Settings) -> AsyncIterator[AIOKafkaProducer]
     try:
         yield producer
     finally:
-        with suppress(TimeoutError):  # while Kafka is away it would wait without end for what is still on its way
+        try:
             async with asyncio.timeout(STOP_S):
                 await producer.stop()
+        except TimeoutError:  # Kafka is away; it would wait without end for what is still on its way
+            await producer._sender.close()  # noqa: SLF001 - what is left of `stop` behind that wait
+            await producer.client.close()
 
 
 @asynccontextmanager
@@ -127,8 +130,8 @@ async def consumer_client(settings: Settings, group_id: str | None = None) -> As
     consumer = AIOKafkaConsumer(
         **connection(settings), group_id=group_id, enable_auto_commit=False, auto_offset_reset="earliest"
     )
-    await consumer.start()
     try:
+        await consumer.start()
         yield consumer
     finally:
         await consumer.stop()

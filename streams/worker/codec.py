@@ -3,7 +3,7 @@
 A record that keeps the contract costs one call of the typed decoder. Any other gets a second look, field by field with
 the decoders of the same types, so both ways agree by construction. No input makes this raise.
 
-What is ignored is not read: of unknown fields the JSON grammar is checked, the bytes inside their strings are not.
+What is ignored is not read, but all of a record must be UTF-8 and JSON.
 """
 
 import re
@@ -220,6 +220,10 @@ def _second_look(record: bytes | None) -> _Mended | _Refusal:
     if not line or line.isspace():
         return _Refusal(RejectReason.EMPTY, "nothing in it")
     try:
+        line.decode()
+    except UnicodeDecodeError as not_text:
+        return _Refusal(RejectReason.BAD_UTF8, f"{not_text.reason} at byte {not_text.start}")
+    try:
         return _field_by_field(_decode_object(line))
     except msgspec.ValidationError as error:
         return _Refusal(RejectReason.NOT_AN_OBJECT, str(error))
@@ -255,10 +259,6 @@ def _bad_required(name: str, value: bytes, error: msgspec.ValidationError) -> _R
 
 
 def _malformed(line: bytes, error: Exception) -> _Refusal:
-    try:
-        line.decode()
-    except UnicodeDecodeError as not_text:
-        return _Refusal(RejectReason.BAD_UTF8, f"{not_text.reason} at byte {not_text.start}")
     if _LONE_SURROGATE.search(line.replace(rb"\\", b" ")):
         return _Refusal(RejectReason.BAD_UTF8, "lone surrogate")
     return _Refusal(RejectReason.NOT_JSON, str(error))
@@ -307,13 +307,28 @@ def _are_full_ports(access_ports: list[str | None], extensions: list[str | None]
     return longest <= MAX_PORT_DIGITS and _NO_NUMBER not in access_ports and _NO_NUMBER not in extensions
 
 
-def _within_limit(lines: Sequence[bytes | None]) -> Sequence[bytes | None]:
+def _readable(lines: Sequence[bytes | None]) -> Sequence[bytes | None]:
+    """The lines, with None for what the decoder must not see: too large, or no UTF-8 where it would not look.
+
+    One look at all of them joined is enough: a character that spans two lines belongs to none that is JSON.
+    """
     try:
         if max(map(len, lines), default=0) <= MAX_RECORD_BYTES:  # type: ignore[arg-type]  # null is caught
+            b"".join(lines).decode()  # type: ignore[arg-type]  # as above
             return lines
-    except TypeError:
+    except (TypeError, UnicodeDecodeError):
         pass
-    return [line if line is None or len(line) <= MAX_RECORD_BYTES else None for line in lines]
+    return [line if line is not None and _is_readable(line) else None for line in lines]
+
+
+def _is_readable(line: bytes) -> bool:
+    if len(line) > MAX_RECORD_BYTES:
+        return False
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _ints(column: list[int]) -> Ints:
@@ -403,7 +418,7 @@ class _Intake:
         """The submits that can be read, and the rows of `lines` in which they stand."""
         submits: list[JudgedFields] = []
         skipped: list[int] = []
-        rest = iter(_within_limit(lines))
+        rest = iter(_readable(lines))
         while True:
             try:
                 # An error leaves in `submits` what came before it and `rest` behind the record that made it.

@@ -8,7 +8,6 @@ step below its per-record objects; all other topics keep stock behaviour. It com
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -219,9 +218,13 @@ class LoopConsumer(AIOKafkaConsumerThread):  # type: ignore[misc] # Faust ships 
     _stop_exit_stacks = Service._stop_exit_stacks
 
     async def on_stop(self) -> None:
-        with suppress(TimeoutError):  # while Kafka is away aiokafka would wait a minute for leave to go
+        try:
             async with asyncio.timeout(LEAVE_S):
                 await self.on_thread_stop()
+        except TimeoutError:  # Kafka is away; aiokafka would wait a minute for leave to go
+            consumer = self._ensure_consumer()
+            await consumer._fetcher.close()
+            await consumer._client.close()
 
     def close(self) -> None:
         """Nothing, when a rebalance meets a stopping app: `on_stop` is about to close aiokafka in its own order."""

@@ -1,4 +1,4 @@
-"""What streams.worker.transport and .offsets take for granted inside Faust, mode and aiokafka.
+"""What streams.worker.transport, .offsets and streams.kafka take for granted inside Faust, mode and aiokafka.
 
 A new version of one of them that breaks this file has moved a private part. Each test says which habit of ours rests on
 it; read the new source there before changing the expectation. No server is needed.
@@ -254,6 +254,15 @@ def test_committed_metadata_is_read_from_the_coordinator() -> None:
     for refusal in ("UnknownMemberIdError", "IllegalGenerationError", "RebalanceInProgressError"):
         assert refusal in source
     assert "raise Errors.CommitFailedError" in source
+
+
+def test_what_a_stop_does_behind_its_wait_is_done_by_hand_when_kafka_is_away() -> None:
+    consumer = inspect.getsource(aiokafka.AIOKafkaConsumer.stop)
+    calls = ["self._coordinator.close()", "self._fetcher.close()", "self._client.close()"]
+    assert [line.strip() for line in consumer.splitlines() if "close()" in line] == [f"await {call}" for call in calls]
+    producer = inspect.getsource(aiokafka.AIOKafkaProducer.stop)
+    assert producer.index("_message_accumulator.close()") < producer.index("await self._sender.close()")
+    assert producer.index("await self._sender.close()") < producer.index("await self.client.close()")
 
 
 def test_partitions_of_both_libraries_are_one_key() -> None:

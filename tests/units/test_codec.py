@@ -352,9 +352,11 @@ def test_unknown_fields_are_ignored_and_counted_in_samples() -> None:
     assert result.unknown_fields == 3  # two of the first, none of the second, one of the third
 
 
-def test_of_unknown_fields_the_bytes_in_strings_are_not_read() -> None:
-    assert len(decoded(line(later="L").replace(b'"L"', b'"\xff"')).batch) == 1
-    assert len(decoded(line(L=1).replace(b'"L"', b'"\xff"')).batch) == 1
+def test_what_is_no_utf_8_is_refused_in_fields_that_nobody_reads_too() -> None:
+    for hostile in (line(later="L").replace(b'"L"', b'"\xff"'), line(L=1).replace(b'"L"', b'"\xff"')):
+        result = decoded(line(), hostile, line(event_id="another"))
+        assert [reject.reason for reject in result.rejects] == [RejectReason.BAD_UTF8]
+        assert len(result.batch) == 2
 
 
 def test_of_duplicate_keys_the_last_wins() -> None:
