@@ -397,7 +397,7 @@ class _Intake:
         self.event_time_ms.append(_ints([s.event_time_ms for s in submits]))
         self.received_ms.append(_ints([s.received_ms or NO_TIME for s in submits]))
         self.recipient_count.append(_counts([s.recipient_count for s in submits], absent=0))
-        self.listed.append(_counts(list(map(len, self._recipients(submits))), absent=0))
+        self.listed.append(self._listed([s.recipients for s in submits]))
         self.segments.append(
             _counts(
                 [
@@ -459,14 +459,16 @@ class _Intake:
         self.dropped["content_hex"] += 1
         return None
 
-    def _recipients(self, submits: list[JudgedFields]) -> list[list[str]]:
-        """The lists of numbers, to be counted; empty where there is none."""
-        lists: list[list[str]] = [s.recipients or [] for s in submits]
-        if _are_digits(chain.from_iterable(lists)):
-            return lists
-        good = list(map(_are_digits, lists))
-        self.dropped["recipients"] += good.count(False)
-        return [numbers if is_good else [] for numbers, is_good in zip(lists, good, strict=True)]
+    def _listed(self, column: list[list[str] | None]) -> Ints:
+        """How many numbers each list holds; 0 where there is none, or something else than numbers in it."""
+        if column.count(None) == len(column):  # many gateways count, and tell no numbers
+            return np.zeros(len(column), np.int64)
+        lists: list[list[str]] = [numbers or [] for numbers in column]
+        if not _are_digits(chain.from_iterable(lists)):
+            good = list(map(_are_digits, lists))
+            self.dropped["recipients"] += good.count(False)
+            lists = [numbers if is_good else [] for numbers, is_good in zip(lists, good, strict=True)]
+        return _counts(list(map(len, lists)), absent=0)
 
     def batch(self, offset: Ints, log_time_ms: Ints | None) -> SubmitBatch:
         """The rows that were taken, of records with these offsets and log times (int64[n])."""
