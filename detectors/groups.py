@@ -17,6 +17,8 @@ from detectors.signature.extract import Form, extract_column
 from detectors.signature.masking import masked
 
 OVERFLOW = 0
+BLOCK = 1024
+"""Codes whose changes are told together."""
 
 
 class GroupKey(NamedTuple):
@@ -53,6 +55,9 @@ class Groups:
 
     Shapes: `keys`, `samples` have one entry per group code, `ports` one per port code; `port_of` is over-allocated,
     int32[>= len(keys)].
+
+    `touched` has the blocks of BLOCK group codes whose keys or samples have changed since its reader last emptied it,
+    `touched_ports` those of port codes.
     """
 
     group_limit: int = 1 << 20
@@ -67,6 +72,8 @@ class Groups:
         # Derived, so not fields: a checkpoint holds the names once and the tables are made anew from them.
         self._codes = _Table(self.keys[1:], self.group_limit)
         self._port_codes = _Table(((port,) for port in self.ports[1:]), self.port_limit)
+        self.touched: set[int] = set()
+        self.touched_ports: set[int] = set()
 
     def intern(self, batch: SubmitBatch) -> Codes:
         """The group code of every row, int32[n]; unknown groups get theirs in row order."""
@@ -84,6 +91,7 @@ class Groups:
         """The code of a port, given one if it is new; OVERFLOW when the table is full."""
         code = self._port_codes[access_port,]
         if code == len(self.ports):
+            self.touched_ports.add(code // BLOCK)
             self.ports.append(access_port)
         return code
 
@@ -96,6 +104,7 @@ class Groups:
         for row, key in zip(rows.tolist(), _newest(self._codes, len(rows)), strict=True):
             group = GroupKey(*key)  # type: ignore[arg-type]  # the table's keys are made by `intern`
             self.port_of[len(self.keys)] = self.port_code(group.access_port)
+            self.touched.add(len(self.keys) // BLOCK)
             self.keys.append(group)
             text = batch.text[row]
             self.samples.append(masked(text, group.signature, Form(group.form)) if text else "")

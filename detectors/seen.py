@@ -13,52 +13,64 @@ from detectors.batch import Flags, Hashes
 _SMALLEST = 1 << 10
 
 
-def _table(slots: int) -> Hashes:
+def _zeros(slots: int) -> Hashes:
     return np.zeros(slots, np.uint64)
 
 
-@dataclass(slots=True, eq=False)
-class _Ids:
-    """A set of non-zero 64-bit hashes; linear probing, at most half full."""
+@dataclass(eq=False)
+class Ids:
+    """A set of non-zero 64-bit hashes. `order`: uint64[>= count], in the order in which they came, so that what was
+    saved once stays as it is. The table is made from it: linear probing, at most half full.
+    """
 
-    table: Hashes = field(default_factory=lambda: _table(_SMALLEST))
+    order: Hashes = field(default_factory=lambda: _zeros(_SMALLEST))
     count: int = 0
+
+    def __post_init__(self) -> None:
+        self._table = _zeros(_SMALLEST)  # derived, so not a field: a checkpoint leaves it out
+        self._rebuild(0)
 
     def reserve(self, more: int) -> None:
         """Make room for so many ids; slots found before are then void."""
-        slots = len(self.table)
-        while (self.count + more) * 2 > slots:
-            slots *= 2
-        if slots > len(self.table):
-            held = self.table[self.table != 0]
-            self.table = _table(slots)
-            self._place(held, self.slots(held))
+        if (self.count + more) * 2 > len(self._table):
+            self._rebuild(more)
 
     def slots(self, ids: Hashes) -> Hashes:
         """For each id its slot, or the empty slot where it would go."""
-        mask = np.uint64(len(self.table) - 1)
+        mask = np.uint64(len(self._table) - 1)
         slots = ids & mask
-        there = self.table[slots]
+        there = self._table[slots]
         astray = np.flatnonzero((there != ids) & (there != 0))
         while len(astray):
             slots[astray] = (slots[astray] + np.uint64(1)) & mask
-            there = self.table[slots[astray]]
+            there = self._table[slots[astray]]
             astray = astray[(there != ids[astray]) & (there != 0)]
         return slots
 
     def holds(self, ids: Hashes, slots: Hashes) -> Flags:
-        held: Flags = self.table[slots] == ids
+        held: Flags = self._table[slots] == ids
         return held
 
     def add(self, ids: Hashes, slots: Hashes) -> None:
         """Add ids that are distinct and not held, where `slots` found room for each."""
-        self.count += len(ids)
+        if (count := self.count + len(ids)) > len(self.order):
+            self.order = np.concatenate([self.order, _zeros((1 << (count - 1).bit_length()) - len(self.order))])
+        self.order[self.count : count] = ids
+        self.count = count
         self._place(ids, slots)
+
+    def _rebuild(self, more: int) -> None:
+        slots = len(self._table)
+        while (self.count + more) * 2 > slots:
+            slots *= 2
+        self._table = _zeros(slots)
+        held = self.order[: self.count]
+        self._place(held, self.slots(held))
 
     def _place(self, ids: Hashes, slots: Hashes) -> None:
         while len(ids):
-            self.table[slots] = ids
-            lost = self.table[slots] != ids  # to another id of this call that wants the same slot: probe on
+            self._table[slots] = ids
+            lost = self._table[slots] != ids  # to another id of this call that wants the same slot: probe on
             ids = ids[lost]
             slots = self.slots(ids)
 
@@ -68,27 +80,29 @@ class SeenIds:
     """The ids of the last submits of one partition; after `generation` new ids the older half goes."""
 
     generation: int = 1 << 19
-    young: _Ids = field(default_factory=_Ids)
-    old: _Ids = field(default_factory=_Ids)
+    generations: list[Ids] = field(default_factory=lambda: [Ids(), Ids()])
+    turn: int = 0  # which of the two is the younger
 
     def first_seen(self, ids: Hashes) -> Flags:
         """Mark the rows that are the first of their id, and remember them. Generations turn at an exact row."""
         first = np.empty(len(ids), np.bool_)
         start = 0
         while start < len(ids):
+            young, old = self.generations[self.turn], self.generations[1 - self.turn]
             rest = ids[start:]
-            self.young.reserve(len(rest))
-            slots = self.young.slots(rest)
-            fresh = _first_of_each(rest) & ~self.young.holds(rest, slots)
-            if self.old.count:
-                fresh &= ~self.old.holds(rest, self.old.slots(rest))
-            room = self.generation - self.young.count
+            young.reserve(len(rest))
+            slots = young.slots(rest)
+            fresh = _first_of_each(rest) & ~young.holds(rest, slots)
+            if old.count:
+                fresh &= ~old.holds(rest, old.slots(rest))
+            room = self.generation - young.count
             ranks = np.cumsum(fresh)
             stop = len(rest) if ranks[-1] < room else int(np.searchsorted(ranks, room)) + 1
             first[start : start + stop] = fresh[:stop]
-            self.young.add(rest[:stop][fresh[:stop]], slots[:stop][fresh[:stop]])
-            if self.young.count >= self.generation:
-                self.old, self.young = self.young, _Ids()
+            young.add(rest[:stop][fresh[:stop]], slots[:stop][fresh[:stop]])
+            if young.count >= self.generation:
+                self.turn = 1 - self.turn
+                self.generations[self.turn] = Ids()
             start += stop
         return first
 

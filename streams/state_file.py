@@ -12,7 +12,7 @@ from aiokafka.partitioner import murmur2
 from detectors.pipeline import PartitionState, Pipeline
 from detectors.volume.baseline import Baselines, select
 from detectors.volume.detector import VolumeDetector
-from streams.worker.checkpoint import CheckpointError, pack, unpack
+from streams.worker.image import ImageError, pack, unpack
 
 
 class StateFileError(Exception):
@@ -29,8 +29,8 @@ def save(state: PartitionState, path: Path) -> None:
 def load(path: Path, pipeline: Pipeline) -> PartitionState:
     """Read it again. Raises `StateFileError`."""
     try:
-        return unpack(path.read_bytes(), pipeline)
-    except (OSError, CheckpointError) as error:
+        return unpack([path.read_bytes()], pipeline)
+    except (OSError, ImageError) as error:
         raise StateFileError(f"{path}: {error}") from error
 
 

@@ -1,97 +1,137 @@
 """The state of a partition as a checkpoint on the state topic, and back.
 
-A checkpoint is a run of chunks (zstd, numbered, of one id) on the partition of the state topic that has the input
-partition's number. The commit of the input offset carries a pointer to it in its metadata. The broker refuses the
-commit of a worker that no longer owns the partition, so a zombie's chunks are garbage that nobody points to. A pointer
-that can't be followed to the last byte is an error, never half a state.
+A checkpoint is a chain of segments: a whole image of the state and what changed since. A segment is a run of chunks of
+one id on the partition of the state topic that has the input partition's number. The commit of the input offset carries
+a pointer to the chain in its metadata. The broker refuses the commit of a worker that no longer owns the partition, so
+a zombie's chunks are garbage that nobody points to. A pointer that can't be followed to the last byte is an error,
+never half a state.
 """
 
 import asyncio
 import secrets
+import time
 import zlib
 from collections.abc import Awaitable, Iterable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-import cramjam
 import msgspec
-import numpy as np
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from faust.types import TP
 
 from detectors.pipeline import PartitionState, Pipeline
 from streams import topics
 from streams.kafka import consumer_client
 from streams.settings import Settings
-
-STATE_VERSION = 1
-"""Raised whenever the layout of a state changes; a checkpoint of another version is refused, never misread."""
+from streams.worker.image import STATE_VERSION, Digests, ImageError, Look, NewerStateError, Pages, unpack
 
 CHUNK_BYTES = 900_000
 """Fits a record under Kafka's default limit of 1 MB, so neither topic nor client needs other settings."""
 
-_ZSTD_LEVEL = 1
+MOST_SEGMENTS = 24
+"""Of a chain. A pointer to so many takes 1.7 kB; a broker stores 4,096 bytes beside an offset."""
+
+MOST_CHANGED = 1.0
+"""A chain begins anew when what changed has grown to this part of the whole: so a restore reads twice the state at
+most, and what is written is at most twice what has changed."""
+
+REWRITE_S = 3_600.0
+"""And so often at least, also when a partition stands still, or retention would take its beginning away."""
 
 
 class CheckpointError(Exception):
     """A checkpoint can't be read back: what is wrong, and what to do about it."""
 
 
-class Pointer(msgspec.Struct, frozen=True):
-    """What a commit's metadata says about the checkpoint that belongs to its offset. As JSON well under 4,096 bytes."""
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """Where one checkpoint's bytes stand on the state topic."""
 
     id: str
-    first: int  # offsets on the state topic, inclusive
+    first: int  # offsets, inclusive
     last: int
     chunks: int
-    crc: int  # of the compressed state
+    crc: int  # of the chunks together
+
+
+class Pointer(msgspec.Struct, frozen=True):
+    """What a commit's metadata says about the checkpoint that belongs to its offset."""
+
+    segments: tuple[Segment, ...]
     version: int = STATE_VERSION
 
+    @classmethod
+    def parse(cls, metadata: str) -> "Pointer":
+        """Raises NewerStateError, or msgspec.MsgspecError for what is no pointer."""
+        version = msgspec.json.decode(metadata, type=_Versioned).version
+        if version > STATE_VERSION:
+            raise NewerStateError(f"state version {version}, this portwatch reads up to {STATE_VERSION}")
+        if version < _FIRST_CHAIN:
+            old = msgspec.json.decode(metadata, type=_SingleSegment)
+            return cls((Segment(old.id, old.first, old.last, old.chunks, old.crc),), version)
+        return msgspec.json.decode(metadata, type=cls)
 
-def _to_plain(value: Any) -> Any:  # noqa: ANN401 - msgspec asks for anything that it doesn't know
-    if isinstance(value, np.ndarray):
-        return {"dtype": value.dtype.str, "shape": value.shape, "data": value.tobytes()}
-    if isinstance(value, np.generic):
-        return value.item()
-    raise NotImplementedError(f"{type(value).__name__} in a state")
-
-
-def _from_plain(_: type, value: Any) -> Any:  # noqa: ANN401 - as above; the only such type in a state is the array
-    return np.frombuffer(bytearray(value["data"]), value["dtype"]).reshape(value["shape"])
-
-
-def frozen(state: PartitionState) -> bytes:
-    """The state as MessagePack: 0.15 s for 100,000 ports and 300,000 groups (142 MB)."""
-    return msgspec.msgpack.encode({"version": STATE_VERSION, "state": state}, enc_hook=_to_plain)
+    def __str__(self) -> str:
+        return msgspec.json.encode(self).decode()
 
 
-def compressed(plain: bytes) -> bytes:
-    return bytes(cramjam.zstd.compress(plain, level=_ZSTD_LEVEL))
+class _Versioned(msgspec.Struct):
+    version: int
 
 
-def pack(state: PartitionState) -> bytes:
-    """The state as compressed MessagePack."""
-    return compressed(frozen(state))
+_FIRST_CHAIN = 2
 
 
-def unpack(packed: bytes, pipeline: Pipeline) -> PartitionState:
-    """The state again; raises CheckpointError if it is not one, or not of this version."""
-    try:
-        plain = msgspec.msgpack.decode(bytes(cramjam.zstd.decompress(packed)))
-        if plain["version"] != STATE_VERSION:
-            raise CheckpointError(
-                f"state version {plain['version']}, this portwatch reads {STATE_VERSION}: "
-                "run the version that wrote it, or start without it"
-            )
-        state = msgspec.convert(plain["state"], PartitionState, dec_hook=_from_plain)
-        for detector in pipeline.detectors:
-            blank = detector.start()
-            held = state.detectors.get(detector.name)
-            state.detectors[detector.name] = (
-                blank if held is None else msgspec.convert(held, type(blank), dec_hook=_from_plain)
-            )
-    except (cramjam.DecompressionError, msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"not a portwatch state: {error}") from error
-    return state
+class _SingleSegment(msgspec.Struct):
+    """The pointer of version 1."""
+
+    id: str
+    first: int
+    last: int
+    chunks: int
+    crc: int
+
+
+@dataclass(slots=True)
+class Chain:
+    """The checkpoints of one partition since its last whole one, as the worker that writes them knows them."""
+
+    pages: Pages = field(default_factory=Pages)
+    segments: tuple[Segment, ...] = ()
+    whole_bytes: int = 0
+    changed_bytes: int = 0
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_old(self) -> bool:
+        return time.monotonic() - self.began_s >= REWRITE_S
+
+    def look(self, state: PartitionState) -> Look:
+        """What the next segment has to hold; the state must stand still."""
+        is_full = len(self.segments) >= MOST_SEGMENTS or self.changed_bytes > MOST_CHANGED * self.whole_bytes
+        if is_full or self.is_old:
+            self.pages, self.segments = Pages(), ()
+        return self.pages.look(state)
+
+    def pointer(self, segment: Segment) -> Pointer:
+        """To the chain with one more segment."""
+        return Pointer((*self.segments, segment))
+
+    def extend(self, segment: Segment, size: int, digests: Digests) -> None:
+        """The segment is durable, and pointed to."""
+        if self.segments:
+            self.changed_bytes += size
+        else:
+            self.whole_bytes, self.changed_bytes, self.began_s = size, 0, time.monotonic()
+        self.segments += (segment,)
+        self.pages.held = digests
+
+
+class Held(NamedTuple):
+    """A checkpoint read back."""
+
+    state: PartitionState
+    began_ms: int  # Kafka's time of its oldest chunk: from then on retention counts
+    size_bytes: int  # of all its segments
 
 
 class Checkpoints:
@@ -103,8 +143,8 @@ class Checkpoints:
         self._pipeline = pipeline
         self._topic = topics.STATE.with_prefix(settings.topic_prefix).name
 
-    async def write(self, partition: int, packed: bytes) -> Pointer:
-        """Send the chunks of a packed state and wait until the broker has all of them."""
+    async def write(self, partition: int, packed: bytes) -> Segment:
+        """Send the chunks of a segment and wait until the broker has all of them."""
         identity = secrets.token_hex(8)
         pieces = [packed[at : at + CHUNK_BYTES] for at in range(0, len(packed), CHUNK_BYTES)]
         sent: list[Awaitable[Any]] = [
@@ -118,12 +158,17 @@ class Checkpoints:
             for index, piece in enumerate(pieces)
         ]
         offsets = [(await future).offset for future in sent]
-        return Pointer(identity, min(offsets), max(offsets), len(pieces), zlib.crc32(packed))
+        return Segment(identity, min(offsets), max(offsets), len(pieces), zlib.crc32(packed))
 
-    async def follow(self, tp: TP, offset: int, metadata: str) -> PartitionState:
-        """The state that a commit points to; raises CheckpointError that says how to go on without it."""
+    async def follow(self, tp: TP, offset: int, metadata: str) -> Held:
+        """What a commit points to; raises CheckpointError that says how to go on."""
         try:
-            return await self.read(tp.partition, msgspec.json.decode(metadata, type=Pointer))
+            return await self.read(tp.partition, Pointer.parse(metadata))
+        except NewerStateError as error:
+            raise CheckpointError(
+                f"partition {tp.partition} was counted by a newer portwatch: {error}. "
+                "Upgrade this worker; nothing is lost"
+            ) from error
         except (CheckpointError, msgspec.MsgspecError) as error:
             why = error if isinstance(error, CheckpointError) else f"the commit of {tp} holds no pointer: {error}"
             raise CheckpointError(
@@ -133,40 +178,52 @@ class Checkpoints:
                 f"--reset-offsets --to-offset {offset} --execute"
             ) from error
 
-    async def read(self, partition: int, pointer: Pointer) -> PartitionState:
-        """The state behind a pointer; raises CheckpointError if a byte of it is missing."""
+    async def read(self, partition: int, pointer: Pointer) -> Held:
+        """What is behind a pointer; raises CheckpointError if a byte of it is missing, NewerStateError."""
+        tp = TopicPartition(self._topic, partition)
         async with consumer_client(self._settings) as consumer:
-            pieces = await self._fetch(consumer, TopicPartition(self._topic, partition), pointer)
-        packed = b"".join(pieces)
-        if len(pieces) != pointer.chunks or zlib.crc32(packed) != pointer.crc:
-            raise CheckpointError(
-                f"checkpoint {pointer.id} of partition {partition} is damaged: {len(pieces)} of {pointer.chunks} "
-                f"chunks at offsets {pointer.first}-{pointer.last} of {self._topic}"
-            )
-        # Seconds for a large state, and heartbeats wait for the loop: at most a third of them in one piece there.
-        return await asyncio.to_thread(unpack, packed, self._pipeline)
-
-    async def _fetch(self, consumer: AIOKafkaConsumer, tp: TopicPartition, pointer: Pointer) -> list[bytes]:
-        consumer.assign([tp])
-        first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
-        if not first <= pointer.first <= pointer.last < end:
-            raise CheckpointError(
-                f"checkpoint {pointer.id} of partition {tp.partition} is gone: it stood at offsets "
-                f"{pointer.first}-{pointer.last} of {tp.topic}, which begins at {first} and ends at {end} "
-                "(was it made anew, or is its retention too short?)"
-            )
-        consumer.seek(tp, pointer.first)
-        pieces: list[bytes] = []
-        while await consumer.position(tp) <= pointer.last:
-            fetched = await consumer.getmany(tp, timeout_ms=1_000)
-            pieces += _pieces(fetched.get(tp, ()), pointer)
-        return pieces
+            consumer.assign([tp])
+            first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+            fetched = [await _fetched(consumer, tp, segment, first, end) for segment in pointer.segments]
+        packed = [packed for packed, _ in fetched]
+        try:
+            # Seconds for a large state, and heartbeats wait for the loop: at most a third of them in one piece there.
+            state = await asyncio.to_thread(unpack, packed, self._pipeline)
+        except NewerStateError:
+            raise
+        except ImageError as error:
+            raise CheckpointError(f"the checkpoint of partition {partition}: {error}") from error
+        return Held(state, min(written_ms for _, written_ms in fetched), sum(map(len, packed)))
 
 
-def _pieces(records: Iterable[Any], pointer: Pointer) -> list[bytes]:
-    """The chunks of this checkpoint; others may stand between them."""
+async def _fetched(
+    consumer: AIOKafkaConsumer, tp: TopicPartition, segment: Segment, first: int, end: int
+) -> tuple[bytes, int]:
+    """The bytes of a segment, and when they were written; `first` and `end` are where its topic begins and ends."""
+    place = f"offsets {segment.first}-{segment.last} of {tp.topic}"
+    if not first <= segment.first <= segment.last < end:
+        raise CheckpointError(
+            f"checkpoint {segment.id} of partition {tp.partition} is gone: it stood at {place}, which begins at "
+            f"{first} and ends at {end} (was it made anew, or is its retention too short?)"
+        )
+    consumer.seek(tp, segment.first)
+    pieces: list[ConsumerRecord] = []
+    while await consumer.position(tp) <= segment.last:
+        fetched = await consumer.getmany(tp, timeout_ms=1_000)
+        pieces += _pieces(fetched.get(tp, ()), segment)
+    packed = b"".join(piece.value for piece in pieces)
+    if len(pieces) != segment.chunks or zlib.crc32(packed) != segment.crc:
+        raise CheckpointError(
+            f"checkpoint {segment.id} of partition {tp.partition} is damaged: {len(pieces)} of {segment.chunks} "
+            f"chunks at {place}"
+        )
+    return packed, min(piece.timestamp for piece in pieces)
+
+
+def _pieces(records: Iterable[ConsumerRecord], segment: Segment) -> list[ConsumerRecord]:
+    """The chunks of this segment; others may stand between them."""
     return [
-        record.value
+        record
         for record in records
-        if record.offset <= pointer.last and dict(record.headers).get("id") == pointer.id.encode()
+        if record.offset <= segment.last and dict(record.headers).get("id") == segment.id.encode()
     ]

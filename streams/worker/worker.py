@@ -11,10 +11,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 from aiokafka.errors import KafkaError
 from faust.types import TP
@@ -24,8 +23,9 @@ from detectors.contract import PANE_MS, Detector, Finding, Pane
 from detectors.pipeline import PartitionState, Pipeline
 from detectors.registry import Registry
 from streams.noc.alertmanager import AlertmanagerPush
-from streams.worker.checkpoint import CheckpointError, Checkpoints, compressed, frozen
+from streams.worker.checkpoint import Chain, CheckpointError, Checkpoints
 from streams.worker.codec import decode
+from streams.worker.image import Look
 from streams.worker.metrics import BUSIEST, Metrics, PartitionView
 from streams.worker.offsets import Offsets
 from streams.worker.outbox import Outbox
@@ -45,8 +45,8 @@ LAST_CHECKPOINT_S = 3.0
 COMMIT_S = 10.0
 """aiokafka tries a commit again without end, across rebalances too; one that takes longer is given up."""
 
-REWRITE_S = 3_600.0
-"""A partition that stands still is written again so often, or retention would take its checkpoint away."""
+MOST_OF_THE_TIME = 0.1
+"""That checkpoints may take: when one was dear, the next one waits."""
 
 
 class OffsetGapError(Exception):
@@ -91,9 +91,9 @@ class Assigned:
     state: PartitionState
     view: PartitionView
     checkpointed_offset: int
-    written_s: float  # monotonic: when its checkpoint was written
     heard_s: float  # monotonic: when the last batch came
     heard_clock_ms: int  # where event time stood then
+    chain: Chain = field(default_factory=Chain)
     is_valid: bool = True  # False once it is given up or a step broke off: no checkpoint may be made of it any more
 
     @contextmanager
@@ -108,6 +108,16 @@ class Assigned:
     @property
     def has_moved(self) -> bool:
         return self.state.next_offset != self.checkpointed_offset
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The next segment of a partition."""
+
+    offset: int  # that the state includes
+    look: Look
+    content: bytes
+    cost_s: float
 
 
 class Worker:
@@ -140,6 +150,7 @@ class Worker:
         self._assigned: dict[int, Assigned] = {}
         self._whole = asyncio.Lock()  # held while a state has counted something that is not in the outbox yet
         self._one_checkpoint = asyncio.Lock()
+        self._rest_until_s = 0.0  # monotonic
         self._is_silent = False
         self.is_assigned = asyncio.Event()  # set while it knows which partitions are its own, and be it none
 
@@ -163,7 +174,7 @@ class Worker:
         beginnings = await self._offsets.beginning_offsets(wanted)
         ends = await self._offsets.end_offsets(wanted)
         for tp in wanted:
-            state = await self._restore(tp, committed.get(tp), beginnings[tp], ends[tp])
+            state, began_ms = await self._restore(tp, committed.get(tp), beginnings[tp], ends[tp])
             if ours is not self._assigned:
                 return
             await self._offsets.seek(tp, state.next_offset)
@@ -173,31 +184,35 @@ class Worker:
                 state,
                 view,
                 state.next_offset,
-                written_s=time.monotonic(),
                 heard_s=time.monotonic(),
                 heard_clock_ms=state.clock_ms,
+                chain=Chain(began_s=time.monotonic() - (now_s - began_ms / 1_000)),
             )
             self._push.tell(episode.told for episode in state.episodes.open.values())
             self._look(tp.partition, ours[tp.partition])
         self.is_assigned.set()
         log.info("partitions %s are ours", [tp.partition for tp in wanted])
 
-    async def _restore(self, tp: TP, committed: tuple[int, str] | None, beginning: int, end: int) -> PartitionState:
+    async def _restore(
+        self, tp: TP, committed: tuple[int, str] | None, beginning: int, end: int
+    ) -> tuple[PartitionState, int]:
+        """The state to go on with, and the time (ms) from which its checkpoint ages."""
         offset, metadata = committed or (beginning, "")
         if metadata:
-            state = await self._checkpoints.follow(tp, offset, metadata)
-            if state.next_offset > end:
+            held = await self._checkpoints.follow(tp, offset, metadata)
+            if held.state.next_offset > end:
                 raise CheckpointError(
-                    f"the checkpoint of partition {tp.partition} stands at {state.next_offset}, but {tp.topic} ends at "
-                    f"{end} (made anew?): delete the group's offsets with kafka-consumer-groups.sh --delete-offsets"
+                    f"the checkpoint of partition {tp.partition} stands at {held.state.next_offset}, but {tp.topic} "
+                    f"ends at {end} (made anew?): delete the group's offsets with "
+                    "kafka-consumer-groups.sh --delete-offsets"
                 )
-            log.info("partition %d goes on at %d", tp.partition, state.next_offset)
-            return state
+            log.info("partition %d goes on at %d", tp.partition, held.state.next_offset)
+            return held.state, held.began_ms
         state = self._pipeline.start(tp.topic, tp.partition)
         state.next_offset = max(offset, beginning)  # a commit without a pointer: somebody has set the group's offsets
         self._begin(state, tp.partition)
         log.info("partition %d starts afresh at %d", tp.partition, state.next_offset)
-        return state
+        return state, int(time.time() * 1_000)
 
     async def release(self) -> None:
         """Give all partitions up, with a last checkpoint if Kafka takes it soon enough."""
@@ -213,51 +228,58 @@ class Worker:
             self._push.forget(episode.told.alert_id for episode in assigned.state.episodes.open.values())
 
     async def checkpoint(self) -> None:
-        """Make durable what was counted so far."""
-        await self._checkpoint(self._assigned)
+        """Make durable what was counted so far, unless the last time was too dear to do it again already."""
+        if time.monotonic() >= self._rest_until_s:
+            await self._checkpoint(self._assigned)
 
     async def _checkpoint(self, ours: Mapping[int, Assigned]) -> None:
         async with self._one_checkpoint:
-            now_s = time.monotonic()
             async with self._whole:  # a step that is under way moves its partition first
-                due = {p: a for p, a in ours.items() if a.is_valid and (a.has_moved or a.written_s < now_s - REWRITE_S)}
+                due = {p: a for p, a in ours.items() if a.is_valid and (a.has_moved or a.chain.is_old)}
             packed = {partition: await self._pack(assigned) for partition, assigned in due.items()}
-            if due and await self._commit(due, packed):
-                for partition, assigned in due.items():
-                    assigned.checkpointed_offset, assigned.written_s = packed[partition][0], now_s
+            if packed:
+                await self._commit(due, packed)
+                cost_s = sum(one.cost_s for one in packed.values())
+                self._rest_until_s = time.monotonic() + cost_s * (1 / MOST_OF_THE_TIME - 1)
             for assigned in ours.values():
                 if not assigned.has_moved:
                     assigned.view.committed_at_s = time.time()
 
-    async def _pack(self, assigned: Assigned) -> tuple[int, bytes]:
-        """Offset and state. Only the state itself must stand still meanwhile, and the loop with it."""
+    async def _pack(self, assigned: Assigned) -> Packed:
+        """Only the state itself must stand still meanwhile, and the loop with it."""
         async with self._whole:
+            began_s = time.perf_counter()
             with self._timed("pack"):
-                offset, plain = assigned.state.next_offset, frozen(assigned.state)
-        return offset, await asyncio.to_thread(compressed, plain)
+                offset, look = assigned.state.next_offset, assigned.chain.look(assigned.state)
+            blocked_s = time.perf_counter() - began_s
+        content, cpu_s = await asyncio.to_thread(_packed, look)
+        return Packed(offset, look, content, blocked_s + cpu_s)
 
-    async def _commit(self, due: Mapping[int, Assigned], packed: Mapping[int, tuple[int, bytes]]) -> bool:
+    async def _commit(self, due: Mapping[int, Assigned], packed: Mapping[int, Packed]) -> None:
         await self._outbox.settle()  # 1: what was said has arrived
-        pointers = {
-            partition: await self._checkpoints.write(partition, state) for partition, (_, state) in packed.items()
+        segments = {
+            partition: await self._checkpoints.write(partition, one.content) for partition, one in packed.items()
         }
         if not all(assigned.is_valid for assigned in due.values()):
-            return False
+            return
         try:
             async with asyncio.timeout(COMMIT_S):
                 is_ours = await self._offsets.commit(  # 3: behind 2, the chunks
                     {
-                        TP(self._topic, partition): (offset, msgspec.json.encode(pointers[partition]).decode())
-                        for partition, (offset, _) in packed.items()
+                        TP(self._topic, partition): (one.offset, str(due[partition].chain.pointer(segments[partition])))
+                        for partition, one in packed.items()
                     }
                 )
         except TimeoutError:
             log.warning("Kafka took no commit within %g s", COMMIT_S)
-            return False
+            return
         if not is_ours:
             self.metrics.refused_commits.inc()
             log.warning("the group refused our commit: partitions %s have another owner", sorted(packed))
-        return is_ours
+            return
+        for partition, one in packed.items():
+            due[partition].checkpointed_offset = one.offset
+            due[partition].chain.extend(segments[partition], len(one.content), one.look.digests)
 
     async def tick(self) -> None:
         """Once a second: move idle partitions on, refresh the gauges."""
@@ -364,6 +386,12 @@ class Worker:
         began = time.perf_counter()
         yield
         self.metrics.stage_seconds.labels(stage).inc(time.perf_counter() - began)
+
+
+def _packed(look: Look) -> tuple[bytes, float]:
+    """And the CPU seconds it took."""
+    began_s = time.thread_time()
+    return look.packed(), time.thread_time() - began_s
 
 
 def _busiest(pane: Pane) -> dict[str, float]:

@@ -26,7 +26,7 @@ from streams.noc.alertmanager import AlertmanagerPush
 from streams.registry import load_folder
 from streams.registry_topics import MARK_KEY, publish
 from streams.settings import Settings
-from streams.worker.checkpoint import CheckpointError
+from streams.worker.checkpoint import CheckpointError, Pointer, Segment
 from streams.worker.outbox import Outbox
 from streams.worker.service import serve
 from streams.worker.worker import Worker
@@ -353,7 +353,7 @@ async def test_a_partition_that_stands_still_is_written_again(
     settings: Settings, morning: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or the retention of the state topic would take away what the group's offsets point to."""
-    monkeypatch.setattr("streams.worker.worker.REWRITE_S", 1.0)
+    monkeypatch.setattr("streams.worker.checkpoint.REWRITE_S", 1.0)
     await make(settings, morning)
     async with serving(settings) as (it, _):
         await until(lambda: len(it.views) == settings.partitions)
@@ -378,9 +378,9 @@ async def test_a_pointer_that_leads_nowhere_stops_it_with_the_way_out(
     settings: Settings, morning: Path, tmp_path: Path
 ) -> None:
     await make(settings, morning)
-    pointer = {"id": "0011223344556677", "first": 4, "last": 5, "chunks": 2, "crc": 1}
+    pointer = str(Pointer((Segment("0011223344556677", first=4, last=5, chunks=2, crc=1),)))
     log = tmp_path / "worker.log"
-    for metadata, why in (("by hand", "holds no pointer"), (json.dumps(pointer), "is gone")):
+    for metadata, why in (("by hand", "holds no pointer"), (pointer, "is gone")):
         await set_offsets(settings, 0, metadata)
         with worker(settings, log) as process:
             assert process.wait(30) == 1

@@ -18,7 +18,7 @@ from detectors.throttle import ThrottlePolicy
 from detectors.volume.baseline import DAY_TICKS, TICK_MS, Baselines, learn
 from detectors.volume.detector import VolumeDetector
 from streams.records import port_counts
-from streams.worker.checkpoint import pack, unpack
+from streams.worker.image import pack, unpack
 from tests.rows import START_MS, Row, batch
 
 PIPELINE = Pipeline(remembered_ids=256, throttle=ThrottlePolicy(lasts_ms=60_000, most_share_ratio=1.0))
@@ -107,7 +107,7 @@ def run(rows: list[Row], cuts: list[int], *, snapshots: bool = False) -> tuple[d
     for start, stop in pairwise(bounds):
         outcomes.append(PIPELINE.step(state, batch(rows[start:stop], first_offset=start), REGISTRY))
         if snapshots:
-            state = unpack(pack(state), PIPELINE)
+            state = unpack([pack(state)], PIPELINE)
     outcomes.append(PIPELINE.step(state, empty_batch(START_MS + 86_400_000), REGISTRY))
     return spoken(outcomes), state
 

@@ -41,7 +41,9 @@ def test_memory_stays_under_its_ceiling() -> None:
     seen = SeenIds(generation=1_000)
     for start in range(1, 1_000_000, 10_007):
         seen.first_seen(np.arange(start, start + 10_007, dtype=np.uint64))
-    assert len(seen.young.table) + len(seen.old.table) <= 2 * 32_768  # a generation and one call's ids, half full
+    tables = [ids._table for ids in seen.generations]
+    assert sum(map(len, tables)) <= 2 * 32_768  # a generation and one call's ids, half full
+    assert sum(len(ids.order) for ids in seen.generations) <= 4 * 1_024
 
 
 @given(st.lists(st.integers(1, 60), max_size=300), st.lists(st.integers(0, 300)))
