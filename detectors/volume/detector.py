@@ -387,3 +387,5 @@ def _plant(state: VolumeState, ports: list[str], first: int) -> None:
     for code, port in enumerate(ports, first):
         if (row := state.seed_of.pop(port, None)) is not None:
             put(state.baseline.ports, slice(code, code + 1), select(state.seeds.history, slice(row, row + 1)))
+    if not state.seed_of:
+        state.seeds = None  # all claimed: half of what a port weighs

@@ -29,11 +29,11 @@ CHUNK_BYTES = 900_000
 """Fits a record under Kafka's default limit of 1 MB, so neither topic nor client needs other settings."""
 
 MOST_SEGMENTS = 24
-"""Of a chain. A pointer to so many takes 1.7 kB; a broker stores 4,096 bytes beside an offset."""
+"""Of a chain; then one takes the place of all but the whole. A pointer to so many takes 1.7 kB, and a broker stores
+4,096 bytes beside an offset."""
 
 MOST_CHANGED = 1.0
-"""A chain begins anew when what changed has grown to this part of the whole: so a restore reads twice the state at
-most, and what is written is at most twice what has changed."""
+"""A chain begins anew when what changed has grown to this part of the whole: no restore reads more than twice that."""
 
 REWRITE_S = 3_600.0
 """And so often at least, also when a partition stands still, or retention would take its beginning away."""
@@ -93,12 +93,13 @@ class _SingleSegment(msgspec.Struct):
 
 @dataclass(slots=True)
 class Chain:
-    """The checkpoints of one partition since its last whole one, as the worker that writes them knows them."""
+    """The segments of one partition that make its state, as the worker that writes them knows them."""
 
     pages: Pages = field(default_factory=Pages)
     segments: tuple[Segment, ...] = ()
+    whole: Digests = field(default_factory=dict)  # of the first segment
     whole_bytes: int = 0
-    changed_bytes: int = 0
+    changed_bytes: int = 0  # of the other segments
     began_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -107,9 +108,10 @@ class Chain:
 
     def look(self, state: PartitionState) -> Look:
         """What the next segment has to hold; the state must stand still."""
-        is_full = len(self.segments) >= MOST_SEGMENTS or self.changed_bytes > MOST_CHANGED * self.whole_bytes
-        if is_full or self.is_old:
-            self.pages, self.segments = Pages(), ()
+        if self.is_old or self.changed_bytes > MOST_CHANGED * self.whole_bytes:
+            self.pages.held, self.segments = {}, ()
+        elif len(self.segments) >= MOST_SEGMENTS:
+            self.pages.held, self.segments, self.changed_bytes = self.whole, self.segments[:1], 0
         return self.pages.look(state)
 
     def pointer(self, segment: Segment) -> Pointer:
@@ -121,7 +123,7 @@ class Chain:
         if self.segments:
             self.changed_bytes += size
         else:
-            self.whole_bytes, self.changed_bytes, self.began_s = size, 0, time.monotonic()
+            self.whole, self.whole_bytes, self.changed_bytes, self.began_s = digests, size, 0, time.monotonic()
         self.segments += (segment,)
         self.pages.held = digests
 

@@ -35,7 +35,7 @@ ROUNDS = 3
 """Of each measurement the best round counts: what disturbs a run only ever makes it slower."""
 
 PARTITIONS = 4
-PARTS = ("decode", "extract", "volume")
+PARTS = ("decode", "extract", "volume", "checkpoint")
 
 
 def machine() -> str:
