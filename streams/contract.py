@@ -143,6 +143,7 @@ class RejectReason(StrEnum):
     BAD_TIME = "bad-time"  # before 2000 or after 2100
     BAD_PORT = "bad-port"  # port or extension not digits, too short or too long
     BAD_ARROW = "bad-arrow"  # not an Arrow IPC stream, or one with too many rows
+    CORRUPT_BATCH = "corrupt-batch"  # records of a Kafka batch that can't be read: one letter, without their bytes
     ARROW_UNSUPPORTED = "arrow-unsupported"  # the `arrow` extra is not installed
 
 

@@ -15,7 +15,7 @@ from cloudevents.core.v1.event import CloudEvent
 
 from detectors.contract import Alert, Command, Pane
 from streams import topics
-from streams.contract import DeadLetter, Reject
+from streams.contract import DeadLetter, Reject, RejectReason
 from streams.records import encode, port_counts
 from streams.settings import Settings
 from streams.worker.transport import PartitionBatch
@@ -64,6 +64,17 @@ class Outbox:
                 headers["content-type"] = batch.content_types[row]
             await self._send(self._dead_letters, reject.value, batch.keys[row], list(headers.items()))
 
+    async def corrupt(self, batch: PartitionBatch, start: int) -> None:
+        """One letter for all records of a batch that can't be read, from `start` on."""
+        letter = DeadLetter(
+            reason=RejectReason.CORRUPT_BATCH,
+            error=f"{batch.end - start} records up to offset {batch.end - 1}: {batch.corrupt}",
+            topic=batch.topic,
+            partition=batch.partition,
+            offset=start,
+        )
+        await self._send(self._dead_letters, None, None, list(letter.headers.items()))
+
     async def settle(self) -> None:
         """Return when the broker has everything that was sent until now.
 
@@ -94,6 +105,8 @@ class Outbox:
     async def _send(
         self, topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]] | None = None
     ) -> None:
+        if key is None and value is None:
+            value = b""  # aiokafka sends no record that has neither
         self._unsettled.add(await self._producer.send(topic, value=value, key=key, headers=headers))
         if len(self._unsettled) > MOST_UNSETTLED:
             await self.settle()

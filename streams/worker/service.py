@@ -123,8 +123,7 @@ def live(settings: Settings) -> None:
 async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Worker, int], None] | None = None) -> None:
     """Live as a worker until `stop` is set. `started` is told the worker and its HTTP port.
 
-    Raises what made it impossible to go on: a broker that is away for too long, a checkpoint that can't be read, a
-    batch that is corrupt.
+    Raises what made it impossible to go on: a broker that is away for too long, a checkpoint that can't be read.
     """
     await wait_for_broker(settings, log.info)
     await topics.require(settings, _needed(settings))

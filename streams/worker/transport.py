@@ -69,27 +69,24 @@ class PartitionBatch:
     """By index, for the records whose header says something other than application/json."""
     size_bytes: int
     """Of all values, decompressed."""
+    corrupt: str | None = None
+    """Why none of the records between `start` and `end` can be read; None for a batch as it should be."""
 
     def __len__(self) -> int:
         return len(self.values)
 
 
-class CorruptBatchError(Exception):
+@dataclass(frozen=True, slots=True)
+class Corruption:
     """A Kafka record batch that can't be read: wrong CRC, broken structure or broken compression.
 
-    All before `offset` was handed on. Fetching again brings the same bytes, so consuming stops here. Who accepts the
-    loss seeks to `next_offset`: the end of the batch as its own header says, which may be broken too.
+    All before `offset` was handed on. `next_offset` is the end of the batch as its own header says, or the offset
+    behind the next when that is broken too.
     """
 
-    def __init__(self, partition: TopicPartition, offset: int, next_offset: int, why: str) -> None:
-        super().__init__(
-            f"{partition.topic} partition {partition.partition}: "
-            f"can't read the record batch at offsets [{offset}, {next_offset}): {why}"
-        )
-        self.topic: str = partition.topic
-        self.partition: int = partition.partition
-        self.offset = offset
-        self.next_offset = next_offset
+    offset: int
+    next_offset: int
+    why: str
 
 
 class _Columns:
@@ -125,7 +122,7 @@ class _Columns:
             del column[length:]
         self.content_types = {index: name for index, name in self.content_types.items() if index < length}
 
-    def as_batch(self, partition: TopicPartition, start: int, end: int) -> PartitionBatch:
+    def as_batch(self, partition: TopicPartition, start: int, end: int, corrupt: str | None = None) -> PartitionBatch:
         return PartitionBatch(
             topic=partition.topic,
             partition=partition.partition,
@@ -137,12 +134,13 @@ class _Columns:
             log_time_ms=np.array(self.times, np.int64),
             content_types=self.content_types,
             size_bytes=self.size_bytes,
+            corrupt=corrupt,
         )
 
 
 def drain(
     records: PartitionRecords, max_records: int = MAX_EVENT_RECORDS, max_bytes: int = MAX_EVENT_BYTES
-) -> tuple[PartitionBatch | None, CorruptBatchError | None]:
+) -> tuple[PartitionBatch | None, Corruption | None]:
     """Take Kafka batches off a fetched partition, at least one, until a limit is reached.
 
     Returns what was read (None = nothing, not even an offset to skip) and what stopped the reading, if anything did.
@@ -161,7 +159,8 @@ def drain(
         except Exception as error:  # noqa: BLE001 - each codec fails in its own way on hostile bytes
             columns.cut(length)
             here = records.next_fetch_offset
-            failure = CorruptBatchError(records._tp, here, batch.next_offset if batch else here + 1, repr(error))
+            why = str(error.args[0]) if isinstance(error, CorruptRecordException) else type(error).__name__
+            failure = Corruption(here, batch.next_offset if batch else here + 1, why)
     end = records.next_fetch_offset
     return columns.as_batch(records._tp, start, end) if end > start else None, failure
 
@@ -205,6 +204,7 @@ class LoopConsumer(AIOKafkaConsumerThread):  # type: ignore[misc] # Faust ships 
 
     def __init__(self, consumer: "BatchConsumer", **options: Any) -> None:  # noqa: ANN401 - Faust's own
         super().__init__(consumer, thread_loop=consumer.loop, **options)
+        self._doubtful: dict[TopicPartition, int] = {}  # where a corrupt batch was met once
 
     # The life of a plain service, instead of ServiceThread's.
     start = Service.start
@@ -305,14 +305,22 @@ class LoopConsumer(AIOKafkaConsumerThread):  # type: ignore[misc] # Faust ships 
         elif result.check_assignment(partition):
             batch, failure = drain(result._partition_records)
             rows = [batch] if batch else []
+            if failure and self._is_seen_again(partition, failure):
+                rows.append(_Columns().as_batch(partition, failure.offset, failure.next_offset, failure.why))
+                result._partition_records.next_fetch_offset = failure.next_offset
             result._update_position()
             if not result._partition_records._records.has_next():
                 result._partition_records = None
         if failure or not result.has_more():
             self._forget(fetcher, partition)
-        if failure:
-            fetcher._set_error(partition, failure)
         return rows
+
+    def _is_seen_again(self, partition: TopicPartition, failure: Corruption) -> bool:
+        """Bytes that came damaged are fetched once more; those that lie damaged on the broker come so again."""
+        is_known = self._doubtful.pop(partition, None) == failure.offset
+        if not is_known:
+            self._doubtful[partition] = failure.offset
+        return is_known
 
     @staticmethod
     def _forget(fetcher: Fetcher, partition: TopicPartition) -> None:

@@ -22,6 +22,7 @@ from detectors.batch import SubmitBatch, empty_batch
 from detectors.contract import PANE_MS, Detector, Finding, Pane
 from detectors.pipeline import PartitionState, Pipeline
 from detectors.registry import Registry
+from streams.contract import RejectReason
 from streams.noc.alertmanager import AlertmanagerPush
 from streams.worker.checkpoint import Chain, CheckpointError, Checkpoints
 from streams.worker.codec import decode
@@ -307,6 +308,9 @@ class Worker:
         skip = await self._included(batch, assigned.state.next_offset)
         if skip is None:
             return
+        if batch.corrupt:
+            await self._reject_whole(assigned, batch)
+            return
         with self._timed("decode"):
             decoded = decode(
                 batch.values[skip:],
@@ -316,10 +320,21 @@ class Worker:
             )
         await self._step(assigned, decoded.batch, Counter(str(reject.reason) for reject in decoded.rejects))
         await self._outbox.dead_letters(batch, skip, decoded.rejects)
-        assigned.state.next_offset = batch.end
-        assigned.heard_s, assigned.heard_clock_ms = time.monotonic(), assigned.state.clock_ms
+        self._move(assigned, batch.end)
         self.metrics.decoded(len(batch) - skip, decoded)
         await asyncio.sleep(0)  # heartbeats and fetches live on this loop too
+
+    async def _reject_whole(self, assigned: Assigned, batch: PartitionBatch) -> None:
+        start = max(batch.start, assigned.state.next_offset)
+        log.error("partition %d: can't read offsets %d-%d: %s", batch.partition, start, batch.end - 1, batch.corrupt)
+        await self._step(assigned, empty_batch(0), {str(RejectReason.CORRUPT_BATCH): batch.end - start})
+        await self._outbox.corrupt(batch, start)
+        self._move(assigned, batch.end)
+
+    @staticmethod
+    def _move(assigned: Assigned, next_offset: int) -> None:
+        assigned.state.next_offset = next_offset
+        assigned.heard_s, assigned.heard_clock_ms = time.monotonic(), assigned.state.clock_ms
 
     async def _included(self, batch: PartitionBatch, next_offset: int) -> int | None:
         """How many rows of the batch the state includes already; None for all of it."""

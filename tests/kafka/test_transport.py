@@ -22,7 +22,7 @@ from streams.embedded import EmbeddedBroker, free_port
 from streams.kafka import admin_client
 from streams.settings import Settings
 from streams.worker.offsets import Offsets
-from streams.worker.transport import BatchApp, CorruptBatchError, PartitionBatch, make_app, run
+from streams.worker.transport import BatchApp, PartitionBatch, make_app, run
 from tests.conftest import Broker, require
 from tests.servers import ApacheKafka
 
@@ -300,37 +300,24 @@ async def until_compacted(broker: Broker, partition: TP, end: int) -> list[int]:
             await asyncio.sleep(0.2)
 
 
-async def test_corrupt_batch_stops_at_its_offset(own_kafka: ApacheKafka, topic: str) -> None:
+async def test_a_corrupt_batch_is_handed_on_as_such_and_what_is_behind_it_too(
+    own_kafka: ApacheKafka, topic: str
+) -> None:
     [partition] = await make_topic(own_kafka, topic, 1)
     for mark in ("before", "broken", "after"):
         await produce(own_kafka, partition, [(b"k", b"%s%d" % (mark.encode(), number)) for number in range(10)])
     own_kafka.stop()
     flip_byte(own_kafka.folder / "data" / f"{topic}-0" / f"{0:020d}.log", b"broken3")
     own_kafka.start()
-    settings = settings_for(own_kafka, topic)
-
-    with pytest.raises(CorruptBatchError) as caught:
-        async with inbox(settings, topic) as box:
-            await until(lambda: box.app.crashed)
-    assert [record.value for record in box.records(partition)] == [b"before%d" % number for number in range(10)]
-    error = caught.value
-    assert (error.topic, error.partition, error.offset, error.next_offset) == (topic, 0, 10, 20)
-
-    app = make_app(settings, [topic])
-    box = Inbox(app, Offsets(app))
-
-    @app.on_rebalance_complete.connect
-    async def go_on_behind(*_: object, **__: object) -> None:
-        await box.offsets.seek(partition, error.next_offset)
-
-    @app.agent(app.batches(topic))
-    async def keep(stream: AsyncIterator[PartitionBatch]) -> None:
-        async for batch in stream:
-            box.batches[partition].append(batch)
-
-    async with running(app):
+    async with inbox(settings_for(own_kafka, topic), topic) as box:
         await box.read_to({partition: 30})
-    assert [record.value for record in box.records(partition)] == [b"after%d" % number for number in range(10)]
+        assert_chained(box.batches[partition], 0, 30)
+        values = [record.value for record in box.records(partition)]
+        assert values == [b"%s%d" % (mark, n) for mark in (b"before", b"after") for n in range(10)]
+        told = [
+            (batch.start, batch.end, len(batch), batch.corrupt) for batch in box.batches[partition] if batch.corrupt
+        ]
+        assert told == [(10, 20, 0, "wrong CRC")]
 
 
 def flip_byte(log: Path, where: bytes) -> None:

@@ -261,6 +261,40 @@ def broker_process(server: ApacheKafka) -> int:
     return int(found.stdout.split()[0])
 
 
+async def test_a_corrupt_batch_is_counted_told_and_left_behind(
+    own_kafka: ApacheKafka, settings: Settings, morning: Path
+) -> None:
+    own = settings.model_copy(update={"bootstrap_servers": (own_kafka.bootstrap,)})
+    await make(own, morning)
+    await feed(SubmitLines(), morning / "submits.jsonl", own)
+    own_kafka.stop()
+    log = own_kafka.folder / "data" / f"{own.topic_prefix}{topics.SUBMIT.name}-1" / f"{0:020d}.log"
+    first, behind = damage(log, 2)
+    await asyncio.to_thread(own_kafka.start)
+    for _ in range(2):  # it does not come back to it
+        async with serving(own) as (it, _):
+            await until(lambda: it.is_assigned.is_set() and all(view.is_caught_up for view in it.views.values()), 60)
+            await asyncio.sleep(1.5)  # the views are refreshed once a second
+            for view in it.views.values():
+                assert (view.tally.submits_in, view.tally.difference) == (view.end_offset, 0)
+            assert it.views[1].tally.rejected["corrupt-batch"] == behind - first
+    letters = [dict(row.headers) for row in await records(own, topics.DEAD_LETTERS)]
+    [letter] = [letter for letter in letters if letter["dlq.reason"] == b"corrupt-batch"]
+    assert int(letter["dlq.original.offset"]) == first
+    assert letter["dlq.error"].decode() == f"{behind - first} records up to offset {behind - 1}: wrong CRC"
+
+
+def damage(log: Path, number: int) -> tuple[int, int]:
+    """Change the last byte of the batch of that number in a log file; returns the offsets [first, behind) it holds."""
+    content, at = bytearray(log.read_bytes()), 0
+    for _ in range(number):
+        at += 12 + int.from_bytes(content[at + 8 : at + 12])
+    base, length = int.from_bytes(content[at : at + 8]), int.from_bytes(content[at + 8 : at + 12])
+    content[at + 12 + length - 1] ^= 1
+    log.write_bytes(content)
+    return base, base + int.from_bytes(content[at + 23 : at + 27]) + 1
+
+
 # ---- a worker in trouble
 
 
