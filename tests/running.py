@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ def portwatch(settings: Settings, *words: str | Path) -> "subprocess.CompletedPr
 
 
 @contextmanager
-def worker(settings: Settings, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker process; killed at the end if it still lives."""
+def worker(
+    settings: Settings, log: Path, command: Sequence[str] = ("streams.cli", "worker")
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker process, or another module with its arguments; killed at the end if it still lives."""
     with log.open("ab") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", "worker"], env=environment(settings), stderr=file
-        )
+        process = subprocess.Popen([sys.executable, "-m", *command], env=environment(settings), stderr=file)
     try:
         yield process
     finally:
