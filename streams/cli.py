@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from streams.feeds.record import Adapter
     from streams.registry import Loaded
     from streams.settings import Settings
+    from streams.state import Saved
 
 T = TypeVar("T")
 
@@ -57,6 +58,7 @@ def _group(name: str, about: str, panel: str) -> typer.Typer:
 registry_app = _group("registry", "Who leases which port, and which names are filed.", RUN)
 topics_app = _group("topics", "The Kafka topics that portwatch reads and writes.", RUN)
 feed_app = _group("feed", "Send what a gateway wrote to the topic of submits.", RUN)
+state_app = _group("state", "What the workers know, as their checkpoints on Kafka hold it.", REPAIR)
 dlq_app = _group("dlq", "Rejected submits: see why, and send them again.", REPAIR)
 
 
@@ -253,6 +255,72 @@ def _choice(reasons: list[str] | None, partition: int | None, start: int, end: i
         )
     whole = Choice(frozenset(reasons or ()), partition)
     return Choice(whole.reasons, partition, start, whole.end if end is None else end)
+
+
+# ---- state
+
+StateDir = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Folder with a file for each partition.", file_okay=False)
+]
+
+
+@state_app.command("show")
+def state_show() -> None:
+    """Say what is in the checkpoint of every partition: where it stands, how old and how large it is, what it counted.
+
+    Example: `portwatch state show`
+    """
+    _show_state()
+
+
+@state_app.command("verify")
+def state_verify() -> None:
+    """Read every checkpoint to the last byte and check that it adds up; exit 1 if one does not.
+
+    Example: `portwatch state verify`
+    """
+    if any(one.wrong for one in _show_state()):
+        raise typer.Exit(COULD_NOT)
+
+
+def _show_state() -> "list[Saved]":
+    import time
+
+    from streams import state
+
+    found = on_kafka(state.read)
+    show(state.table(found, int(time.time() * 1_000)))
+    for one in found:
+        if one.wrong:
+            say(f"partition {one.partition}: {one.wrong}")
+    return found
+
+
+@state_app.command("export")
+def state_export(folder: StateDir) -> None:
+    """Copy the state of every partition to files; workers may go on meanwhile.
+
+    Example: `portwatch state export backup/`
+    """
+    from streams import state
+
+    for file in state.export(on_kafka(state.read), folder):
+        typer.echo(file)
+
+
+@state_app.command("restore")
+def state_restore(folder: StateDir) -> None:
+    """Go back to an exported state: workers, which must be stopped, then go on from its offsets.
+
+    Submits that were counted since are counted again, as far as Kafka still has them.
+
+    Example: `portwatch state restore backup/`
+    """
+    from streams import state
+
+    states = state.exported(folder)
+    for partition, offset in on_kafka(lambda settings: state.restore(settings, states)).items():
+        typer.echo(f"partition {partition} goes on at {offset:,}")
 
 
 # ---- feeds

@@ -132,7 +132,8 @@ class Held(NamedTuple):
     """A checkpoint read back."""
 
     state: PartitionState
-    began_ms: int  # Kafka's time of its oldest chunk: from then on retention counts
+    began_ms: int  # Kafka's time of its oldest segment: from then on retention counts
+    written_ms: int  # and of its newest
     size_bytes: int  # of all its segments
 
 
@@ -195,7 +196,8 @@ class Checkpoints:
             raise
         except ImageError as error:
             raise CheckpointError(f"the checkpoint of partition {partition}: {error}") from error
-        return Held(state, min(written_ms for _, written_ms in fetched), sum(map(len, packed)))
+        times = [written_ms for _, written_ms in fetched]
+        return Held(state, min(times), max(times), sum(map(len, packed)))
 
 
 async def _fetched(
