@@ -15,7 +15,10 @@ def encode(record: Alert | Command | dict[str, Any]) -> bytes:
 
 
 def port_counts(pane: Pane, *, amends: bool) -> Iterator[dict[str, Any]]:
-    """The counts of a closed pane per port (topic sms.panes.v1); `amends`: late rows, to be added to what was said."""
+    """The counts of a closed pane per port (topic sms.panes.v1); `amends`: late rows, to be added to what was said.
+
+    A pane is told once per port and start, its late rows once per port, start and watermark that they met.
+    """
     ports, row_port = np.unique(pane.groups.port_of[pane.group], return_inverse=True)
     columns = (pane.submits, pane.retries, pane.recipients, pane.segments)
     sums = [np.bincount(row_port, weights=column).astype(np.int64).tolist() for column in columns]
@@ -29,4 +32,5 @@ def port_counts(pane: Pane, *, amends: bool) -> Iterator[dict[str, Any]]:
             "recipients": recipients,
             "segments": segments,
             "amends": amends,
+            "watermark_ms": pane.watermark_ms if amends else None,
         }

@@ -96,11 +96,15 @@ _INTEGER = {"type": "integer"}
 _PANE_NUMBERS = ("start_ms", "duration_ms", "submits", "retries", "recipients", "segments")
 _PANE = {
     "type": "object",
-    "required": ["access_port", *_PANE_NUMBERS, "amends"],
+    "required": ["access_port", *_PANE_NUMBERS, "amends", "watermark_ms"],
     "properties": {
         "access_port": {"type": "string", "pattern": _DIGITS["access_port"]},
         **dict.fromkeys(_PANE_NUMBERS, _INTEGER),
         "amends": {"type": "boolean", "description": "late submits, to be added to what was said of the pane"},
+        "watermark_ms": {
+            "type": ["integer", "null"],
+            "description": "that the late submits met: with port and start it tells a repeat from more of them",
+        },
     },
 }
 _EVENT = {
