@@ -2,14 +2,18 @@
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from aiokafka import ConsumerRecord
 
-from detectors.pipeline import Pipeline
+from detectors.pipeline import Outcome, PartitionState, Pipeline
+from detectors.registry import Registry
 from streams import topics
+from streams.contract import Reject
 from streams.records import encode, port_counts
 from streams.registry import load_folder
 from streams.settings import Settings
@@ -38,20 +42,27 @@ async def uninterrupted(settings: Settings, registry_folder: Path) -> Said:
     for partition, submits in rows.items():
         state = pipeline.start(settings.topic_prefix + topics.SUBMIT.name, partition)
         seed(state, partition)
-        decoded = decode(
-            [row.value for row in submits],
-            np.array([row.offset for row in submits], np.int64),
-            np.array([row.timestamp for row in submits], np.int64),
-        )
-        reasons = Counter(str(reject.reason) for reject in decoded.rejects)
-        outcome = pipeline.step(state, decoded.batch, registry, reasons)
+        outcome, _ = step(pipeline, state, submits, registry)
         said.panes |= {
             (c["access_port"], c["start_ms"]): c for pane in outcome.panes for c in port_counts(pane, amends=False)
         }
-        said.alerts |= {_undated(encode(alert)) for alert in outcome.alerts}
+        said.alerts |= {undated(encode(alert)) for alert in outcome.alerts}
         said.commands |= {command.command_id for command in outcome.commands}
         assert state.tally.difference == 0
     return said
+
+
+def step(
+    pipeline: Pipeline, state: PartitionState, rows: Sequence[ConsumerRecord], registry: Registry
+) -> tuple[Outcome, list[Reject]]:
+    """Decode the next records of a partition and take them, as a worker does."""
+    decoded = decode(
+        [row.value for row in rows],
+        np.array([row.offset for row in rows], np.int64),
+        np.array([row.timestamp for row in rows], np.int64),
+    )
+    reasons = Counter(str(reject.reason) for reject in decoded.rejects)
+    return pipeline.step(state, decoded.batch, registry, reasons), decoded.rejects
 
 
 async def heard(settings: Settings) -> tuple[Said, Counter[str]]:
@@ -64,7 +75,7 @@ async def heard(settings: Settings) -> tuple[Said, Counter[str]]:
             repeats["panes"] += key in said.panes
             assert said.panes.setdefault(key, count) == count  # who repeats himself says the same
     for row in await records(settings, topics.ALERTS):
-        alert = _undated(row.value)
+        alert = undated(row.value)
         repeats["alerts"] += alert in said.alerts
         said.alerts.add(alert)
     for row in await records(settings, topics.COMMANDS):
@@ -74,7 +85,8 @@ async def heard(settings: Settings) -> tuple[Said, Counter[str]]:
     return said, +repeats
 
 
-def _undated(alert: bytes) -> bytes:
+def undated(alert: bytes) -> bytes:
+    """An alert on the wire without the times at which it was noticed: equal for whoever says the same."""
     value = json.loads(alert)
     value["detected_ms"] = value["detected_event_ms"] = None
     return json.dumps(value, sort_keys=True).encode()

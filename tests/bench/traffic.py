@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from streams.simulate import simulate
 
@@ -22,14 +23,12 @@ def write(folder: Path, records: int) -> None:
     Texts are those of the simulator's templates; each port has three names of its own.
     """
     rng = np.random.default_rng(7)
-    models = [orjson.loads(line) for _, line in zip(range(20_000), simulate("quiet-day", 1).lines(), strict=False)]
-    bodies = [text.partition("】")[2] for model in models if (text := model.get("text") or "").startswith("【")]
+    bodies = texts()
     ports = [f"1069{n:06d}" for n in range(PORTS)]
     extensions = [f"{n:04d}" for n in range(EXTENSIONS)]
-    names = [[_name(port * EXTENSIONS + n) for n in range(EXTENSIONS)] for port in range(PORTS)]
-    _write_registry(folder / "registry", ports, extensions, names)
-    share = 1 / np.arange(1, PORTS + 1) ** _SHARE_EXPONENT
-    which = rng.choice(PORTS, records, p=share / share.sum()).tolist()
+    names = [[name(port * EXTENSIONS + n) for n in range(EXTENSIONS)] for port in range(PORTS)]
+    write_registry(folder / "registry", ports, extensions, names)
+    which = rng.choice(PORTS, records, p=shares(PORTS)).tolist()
     extension = rng.integers(0, EXTENSIONS, records).tolist()
     delay = rng.integers(20, 900, records).tolist()
     with (folder / "submits.jsonl").open("wb") as file:
@@ -49,13 +48,27 @@ def write(folder: Path, records: int) -> None:
             file.write(orjson.dumps(record) + b"\n")
 
 
-def _name(number: int) -> str:
+def texts() -> list[str]:
+    """What stands behind the name in the simulator's texts."""
+    models = [orjson.loads(line) for _, line in zip(range(20_000), simulate("quiet-day", 1).lines(), strict=False)]
+    return [text.partition("】")[2] for model in models if (text := model.get("text") or "").startswith("【")]
+
+
+def shares(ports: int) -> NDArray[np.float64]:
+    """Of all submits, per port: float64[ports], the busiest first."""
+    share = 1 / np.arange(1, ports + 1) ** _SHARE_EXPONENT
+    of_all: NDArray[np.float64] = share / share.sum()
+    return of_all
+
+
+def name(number: int) -> str:
     """A different name for every number."""
     syllables = "云山海川林松竹梅兰菊春夏秋冬东西南北青白"
     return "".join(syllables[number // len(syllables) ** place % len(syllables)] for place in range(4)) + "科技"
 
 
-def _write_registry(folder: Path, ports: list[str], extensions: list[str], names: list[list[str]]) -> None:
+def write_registry(folder: Path, ports: list[str], extensions: list[str], names: list[list[str]]) -> None:
+    """Each port leased to an enterprise of its own, which has filed one name on each extension."""
     folder.mkdir()
     encode = msgspec.json.Encoder().encode_lines
     leases = [{"access_port": port, "lessee_id": f"E{n}", "purposes": ["code"]} for n, port in enumerate(ports)]

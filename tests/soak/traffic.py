@@ -1,0 +1,212 @@
+"""Endless traffic for a soak: event time is wall time, and something is wrong somewhere at any moment.
+
+Many ports at a steady rate; on top floods, unfiled names and foreign tenants that come and go, so that alerts open, are
+updated and resolve throughout; and in every slice of time, for every partition, one submit of each kind that must not
+count as now: a repeat, a late one, a misclocked one, a reject. Bodies are made once; a line gets its id and its times.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.volume.baseline import DAY_TICKS, TICK_MS
+from streams.learn import learn_files
+from streams.registry import load_folder
+from streams.state_file import partition_of
+from tests.bench.traffic import name, shares, texts, write_registry
+
+PORTS = 2_000
+EXTENSIONS = ("0000", "0001")
+BODIES = 8
+"""Of each full port, with different texts, carriers and numbers of recipients."""
+
+SLICE_MS = 100
+HISTORY_TICKS = DAY_TICKS + 12  # a little more than what a port needs to be judged by its volume
+AHEAD_MS = 3 * 3_600_000
+"""How far event time jumps at the end: further than any episode stays open without a finding."""
+
+_CARRIERS = ("mobile", "unicom", "telecom")
+_RETRIES = 50  # one body in so many is a retry
+_REPEATED_AFTER = range(20, 600)  # slices; far less than the ids a partition remembers
+_LATE_MS = (30_000, 120_000)
+_MISCLOCKED_MS = 2 * 3_600_000
+
+_INCIDENT_EVERY_MS = 10_000
+_INCIDENT_MS = 60_000
+_QUIET_RANKS = (200, PORTS)  # the busiest ports are spared: a flood there would be a flood of everything
+_FLOOD = ((0, 20_000, 4.0), (20_000, _INCIDENT_MS, 30.0))  # from, to, how many times the usual on top of it
+_UNFILED_PER_S = 5.0
+_TENANTS, _TENANT_PER_S = 5, 2.0
+
+_LINE = b'{"event_id":"s%015x","event_time_ms":%d,"received_ms":%d,%b'
+_REJECTS = (b"no json at all", b'{"event_id":"r%d"}', b'{"event_id":"r%d","event_time_ms":1,"access_port":"106"}')
+
+Record = tuple[bytes, bytes]  # key and value
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Submits on top of the usual, for a while; of one partition."""
+
+    partition: int
+    bodies: Sequence[Record]
+    per_s: float
+    from_ms: int
+    to_ms: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """What one partition usually sends: bodies, and how often each is drawn (`cumulative`, float64[bodies], to 1)."""
+
+    bodies: Sequence[Record]
+    cumulative: NDArray[np.float64]
+    per_slice: float
+
+
+def _body(port: str, extension: str, signature: str, text: str, variety: int) -> Record:
+    fields = {
+        "access_port": port,
+        "extension": extension,
+        "account": f"acc{port[-5:]}",
+        "carrier": _CARRIERS[variety % len(_CARRIERS)],
+        "recipient_count": 1 + variety % 3,
+        **({"retry_of": "another"} if variety % _RETRIES == 0 else {}),
+        "text": f"【{signature}】{text}",
+    }
+    return port.encode(), msgspec.json.encode(fields)[1:]
+
+
+class Traffic:
+    """The submits of one run: `rate` a second and what the incidents add, the same again for the same seed."""
+
+    def __init__(self, seed: int, rate: float, partitions: int, start_ms: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._rate = rate
+        self._start_ms = start_ms
+        self._texts = texts()
+        self._share = shares(PORTS)
+        self.ports = [f"1069{number:06d}" for number in range(PORTS)]
+        self._home = [partition_of(port, partitions) for port in self.ports]
+        self._pools = [self._pool(partition) for partition in range(partitions)]
+        self._guests: list[Guest] = []
+        self._sent: list[deque[Record]] = [deque(maxlen=_REPEATED_AFTER.stop) for _ in self._pools]
+        self._serial = 0
+        self._incidents = 0
+
+    def write(self, folder: Path) -> None:
+        """`registry/` that knows all ports and names, and `state`: what the ports sent in the last day."""
+        names = [[self._name(rank, extension) for extension in EXTENSIONS] for rank in range(PORTS)]
+        write_registry(folder / "registry", self.ports, list(EXTENSIONS), names)
+        history = folder / "history.jsonl"
+        with history.open("wb") as file:
+            file.writelines(self._history())
+        learn_files([history], load_folder(folder / "registry"), folder / "state")
+
+    def slice(self, at_ms: int) -> Mapping[int, list[Record]]:
+        """What arrives in [at_ms, at_ms + SLICE_MS), by partition, in order."""
+        self._stage(at_ms)
+        arriving = {
+            partition: self._lines(self._drawn(pool), at_ms, at_ms + SLICE_MS)
+            for partition, pool in enumerate(self._pools)
+        }
+        for guest in self._guests:
+            drawn = self._rng.integers(len(guest.bodies), size=self._rng.poisson(guest.per_s * SLICE_MS / 1_000))
+            bodies = [guest.bodies[index] for index in drawn.tolist()]
+            arriving[guest.partition] += self._lines(bodies, at_ms, at_ms + SLICE_MS)
+        for partition, lines in arriving.items():
+            lines.extend(self._odd(partition, at_ms))
+            self._sent[partition].append(lines[0])
+        return arriving
+
+    def farewell(self, at_ms: int) -> Mapping[int, list[Record]]:
+        """One submit a partition, so far ahead that all panes close and all alerts resolve."""
+        ahead_ms = at_ms + AHEAD_MS
+        return {
+            partition: self._lines([pool.bodies[0]], ahead_ms, ahead_ms) for partition, pool in enumerate(self._pools)
+        }
+
+    def _name(self, rank: int, extension: str) -> str:
+        return name(rank * len(EXTENSIONS) + EXTENSIONS.index(extension))
+
+    def _text(self) -> str:
+        return self._texts[int(self._rng.integers(len(self._texts)))]
+
+    def _usual(self, rank: int) -> list[Record]:
+        return [
+            _body(self.ports[rank], extension, self._name(rank, extension), self._text(), rank + variety)
+            for extension in EXTENSIONS
+            for variety in range(BODIES)
+        ]
+
+    def _pool(self, partition: int) -> Pool:
+        ranks = [rank for rank, home in enumerate(self._home) if home == partition]
+        share = self._share[ranks]
+        weights = np.repeat(share / share.sum(), len(EXTENSIONS) * BODIES)
+        bodies = [body for rank in ranks for body in self._usual(rank)]
+        return Pool(bodies, np.cumsum(weights) / weights.sum(), self._rate * float(share.sum()) * SLICE_MS / 1_000)
+
+    def _history(self) -> Iterator[bytes]:
+        per_tick = self._rate * self._share * TICK_MS / 1_000
+        now_ms = self._start_ms // TICK_MS * TICK_MS
+        for start_ms in range(now_ms - HISTORY_TICKS * TICK_MS, now_ms, TICK_MS):
+            for port, submits in zip(self.ports, self._rng.poisson(per_tick).tolist(), strict=True):
+                yield b'{"access_port":"%b","start_ms":%d,"submits":%d}\n' % (port.encode(), start_ms, submits)
+
+    def _drawn(self, pool: Pool) -> list[Record]:
+        """Every body as often as its port's share wants; the count is as steady as chance allows."""
+        count = int(pool.per_slice + self._rng.random())
+        return [pool.bodies[index] for index in np.searchsorted(pool.cumulative, self._rng.random(count)).tolist()]
+
+    def _lines(self, bodies: Sequence[Record], from_ms: int, received_ms: int) -> list[Record]:
+        first, self._serial = self._serial, self._serial + len(bodies)
+        times = (from_ms + self._rng.integers(0, SLICE_MS, len(bodies))).tolist()
+        return [
+            (key, _LINE % (first + n, at_ms, received_ms, body))
+            for n, ((key, body), at_ms) in enumerate(zip(bodies, times, strict=True))
+        ]
+
+    def _odd(self, partition: int, at_ms: int) -> Iterator[Record]:
+        """One of each kind; the reject last."""
+        pool, sent, received_ms = self._pools[partition], self._sent[partition], at_ms + SLICE_MS
+        one = [pool.bodies[int(self._rng.integers(len(pool.bodies)))]]
+        yield from self._lines(one, at_ms - int(self._rng.integers(*_LATE_MS)), received_ms)
+        yield from self._lines(one, at_ms + _MISCLOCKED_MS, received_ms)
+        ago = int(self._rng.integers(_REPEATED_AFTER.start, _REPEATED_AFTER.stop))
+        if ago <= len(sent):
+            yield sent[-ago]
+        reject = _REJECTS[self._serial % len(_REJECTS)]
+        yield one[0][0], reject % self._serial if b"%d" in reject else reject
+
+    # ---- incidents
+
+    def _stage(self, at_ms: int) -> None:
+        """Let the guests go whose time is over, and new ones come when it is time for an incident."""
+        self._guests = [guest for guest in self._guests if at_ms < guest.to_ms]
+        while self._start_ms + self._incidents * _INCIDENT_EVERY_MS <= at_ms:
+            kind = (self._flood, self._unfiled, self._tenants)[self._incidents % 3]
+            self._incidents += 1
+            self._guests += kind(int(self._rng.integers(*_QUIET_RANKS)), at_ms)
+
+    def _flood(self, rank: int, at_ms: int) -> Iterator[Guest]:
+        bodies, per_s = self._usual(rank), self._rate * float(self._share[rank])
+        for begin_ms, end_ms, times in _FLOOD:
+            yield Guest(self._home[rank], bodies, times * per_s, at_ms + begin_ms, at_ms + end_ms)
+
+    def _unfiled(self, rank: int, at_ms: int) -> Iterator[Guest]:
+        signature = name(PORTS * len(EXTENSIONS) + self._incidents)
+        body = _body(self.ports[rank], EXTENSIONS[0], signature, self._text(), 1)
+        yield Guest(self._home[rank], [body], _UNFILED_PER_S, at_ms, at_ms + _INCIDENT_MS)
+
+    def _tenants(self, rank: int, at_ms: int) -> Iterator[Guest]:
+        owners = self._rng.choice(PORTS, _TENANTS, replace=False).tolist()
+        bodies = [
+            _body(self.ports[rank], f"7{number:03d}", self._name(owner, EXTENSIONS[0]), self._text(), 1)
+            for number, owner in enumerate(owners)
+        ]
+        yield Guest(self._home[rank], bodies, _TENANTS * _TENANT_PER_S, at_ms, at_ms + _INCIDENT_MS)
