@@ -9,11 +9,10 @@ import asyncio
 import json
 import multiprocessing
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiokafka import ConsumerRecord, TopicPartition
@@ -28,6 +27,8 @@ from streams.settings import Settings
 from streams.state_file import seeding
 from tests.oracle import step, undated
 from tests.running import records
+
+_EXAMPLES = 10
 
 
 class Key(NamedTuple):
@@ -56,69 +57,85 @@ class Verdict:
     submits: int = 0
     lost: int = 0
     double: int = 0
+    examples: list[str] = field(default_factory=list)  # of what is lost or double
     alerts: set[bytes] = field(default_factory=set)
     commands: set[str] = field(default_factory=set)
     heard_alerts: set[bytes] = field(default_factory=set)
     heard_commands: set[str] = field(default_factory=set)
 
-    def difference(self, right: Sums | None, told: AbstractSet[Sums]) -> None:
-        """Take one count into account: `right` is what was there to be told (None: nothing), `told` what was."""
+    def compare(self, key: Key, right: Sums | None, told: AbstractSet[Sums]) -> None:
+        """Take one count into account: `right` is what was there to be told (None: nothing), `told` what was.
+
+        Whoever tells a count twice and differently is wrong by each that is not right.
+        """
         rows = right.rows if right else 0
         if right and not told:
             self.lost += rows
+            self._note(f"{key}: {right} was not told")
         for sums in told - {right}:
-            self.lost += max(0, rows - sums.rows)
-            self.double += max(0, sums.rows - rows)
-            if sums.rows == rows:  # as many, but not these
-                self.lost += rows
-                self.double += rows
+            is_mixed_up = sums.rows == rows  # as many, but not these
+            self.lost += rows if is_mixed_up else max(0, rows - sums.rows)
+            self.double += rows if is_mixed_up else max(0, sums.rows - rows)
+            self._note(f"{key}: {sums} was told, {right} is right")
+
+    def letters(self, right: AbstractSet[int], told: AbstractSet[int]) -> None:
+        """The same for offsets of submits that were to be turned away, and were."""
+        self.lost += len(right - told)
+        self.double += len(told - right)
+        for offset in right ^ told:
+            self._note(f"dead letter of offset {offset}: {'missing' if offset in right else 'extra'}")
+
+    def _note(self, example: str) -> None:
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(example)
 
     def add(self, other: "Verdict") -> None:
         self.submits += other.submits
         self.lost += other.lost
         self.double += other.double
+        self.examples += other.examples
         self.alerts |= other.alerts
         self.commands |= other.commands
 
 
-async def judge(settings: Settings, folder: Path, until_ms: int) -> Verdict:
-    """The verdict over all partitions, of panes before `until_ms`. `folder` has the registry that the workers had."""
+async def judge(settings: Settings, until_ms: int, say: Callable[[str], None] = lambda _: None) -> Verdict:
+    """The verdict over all partitions, of panes before `until_ms`, for workers that had these settings."""
     whole = Verdict()
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         loop = asyncio.get_running_loop()
-        tasks = [
-            loop.run_in_executor(pool, _partition, settings, folder, partition, until_ms)
+        parts = [
+            loop.run_in_executor(pool, _partition, settings, partition, until_ms)
             for partition in range(settings.partitions)
         ]
-        for part in await asyncio.gather(*tasks):
-            whole.add(part)
+        for number, part in enumerate(asyncio.as_completed(parts), 1):
+            whole.add(await part)
+            say(f"judged {number} of {len(parts)} partitions: {whole.submits:,} submits")
     whole.heard_alerts = {undated(row.value) for row in await records(settings, topics.ALERTS)}
     whole.heard_commands = {json.loads(row.value)["command_id"] for row in await records(settings, topics.COMMANDS)}
     return whole
 
 
-def _partition(settings: Settings, folder: Path, partition: int, until_ms: int) -> Verdict:
-    return asyncio.run(_judged(settings, folder, partition, until_ms))
+def _partition(settings: Settings, partition: int, until_ms: int) -> Verdict:
+    return asyncio.run(_judged(settings, partition, until_ms))
 
 
-async def _judged(settings: Settings, folder: Path, partition: int, until_ms: int) -> Verdict:
+async def _judged(settings: Settings, partition: int, until_ms: int) -> Verdict:
     told = await _told(settings, partition, until_ms)
-    letters = await _letters(settings, partition)
-    verdict, pipeline, registry = Verdict(), Pipeline(), load_folder(folder / "registry")
+    refused: set[int] = set()
+    assert settings.registry_dir
+    verdict, pipeline, registry = Verdict(), Pipeline(), load_folder(settings.registry_dir)
     state = pipeline.start(settings.topic_prefix + topics.SUBMIT.name, partition)
     seeding(settings.state_in, settings.partitions)(state, partition)
     async for rows in _fetches(settings, topics.SUBMIT, partition):
         outcome, rejects = step(pipeline, state, rows, registry)
         for key, right in (*_sums(outcome.panes, amends=False), *_sums(outcome.amendments, amends=True)):
-            verdict.difference(right, told.pop(key, set()))
-        refused = {reject.offset for reject in rejects}
-        verdict.lost += len(refused - letters)
-        letters -= refused
+            verdict.compare(key, right, told.pop(key, set()))
+        refused |= {reject.offset for reject in rejects}
         verdict.alerts |= {undated(encode(alert)) for alert in outcome.alerts}
         verdict.commands |= {command.command_id for command in outcome.commands}
-    verdict.double += len(letters)
-    for invented in told.values():
-        verdict.difference(None, invented)
+    verdict.letters(refused, await _letters(settings, partition))
+    for key, invented in told.items():
+        verdict.compare(key, None, invented)
     verdict.submits = state.tally.submits_in
     return verdict
 

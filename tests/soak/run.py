@@ -12,14 +12,12 @@ import asyncio
 import logging
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
@@ -30,26 +28,22 @@ from streams.kafka import admin_client, started_producer
 from streams.settings import Settings, load_settings
 from tests.running import committed
 from tests.servers import ApacheKafka
-from tests.soak.judge import Verdict, judge
+from tests.soak.account import Account, Memory
+from tests.soak.judge import judge
 from tests.soak.pulse import Pulse
-from tests.soak.traffic import SLICE_MS, Record, Traffic
+from tests.soak.traffic import SLICE_MS, Record, Traffic, write
 from tests.soak.workers import Fleet, Trouble
 
 PARTITIONS = 6
 TROUBLE_EVERY_S = (20.0, 40.0)
-FAILOVER_S, RESTART_S = 10.0, 5.0
-"""The promises: from the trouble to the first output of every partition about a submit that was sent after it."""
+STATE_BYTES = 1 << 30
+"""Of checkpoints per partition: what a run of half an hour would write otherwise fills disks."""
 
-DRIFT_RATIO = 0.05
-WARM_UP_S = 300.0
-"""Until the tables of ids have reached their size; memory is judged in what comes after."""
-
+_START_MS = 5_000  # for the workers to start, before the first submit
+_BATCH_BYTES = 1 << 20
 _SAMPLE_S = 2.0
 _SHOWN_EVERY = 5  # samples
 _PATIENCE_S = 120.0
-_BATCH_BYTES = 1 << 20
-_STATE_BYTES = 1 << 30
-"""Of checkpoints per partition: what a run of half an hour would write otherwise fills disks."""
 
 
 def say(text: str) -> None:
@@ -59,7 +53,7 @@ def say(text: str) -> None:
 
 @dataclass(slots=True)
 class Sender:
-    """Sends traffic slice by slice as its time comes, in order per partition."""
+    """Sends slices of traffic as their time comes, in order per partition."""
 
     producer: AIOKafkaProducer
     topic: str
@@ -72,7 +66,7 @@ class Sender:
                 await self.send(partition, lines)
 
     async def send(self, partition: int, lines: list[Record]) -> None:
-        """Into aiokafka's queue, which has one place per partition."""
+        """Into aiokafka's queue, which has one place per partition: that bounds the memory."""
         batch, now_ms = self.producer.create_batch(), int(time.time() * 1_000)
         for key, value in lines:
             assert batch.append(key=key, value=value, timestamp=now_ms), "a slice does not fit into a batch"
@@ -80,174 +74,70 @@ class Sender:
         self.sent += len(lines)
 
 
-@dataclass(slots=True)
-class Memory:
-    """Resident megabytes of each worker over time."""
-
-    samples: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
-
-    def sample(self, fleet: Fleet) -> str:
-        shown = []
-        for member in fleet.members:
-            rss_mb = member.rss_mb
-            self.samples[member.name].append((time.monotonic(), rss_mb))
-            shown.append(f"{member.name} {rss_mb:.0f}")
-        return ", ".join(shown)
-
-    def drift(self) -> float | None:
-        """Of the veteran: mean of the last third over the mean of the first, less 1; None if the run was too short."""
-        veteran = self.samples["worker-0"]
-        steady = [rss_mb for at_s, rss_mb in veteran if at_s - veteran[0][0] > WARM_UP_S]
-        third = len(steady) // 3
-        return statistics.mean(steady[-third:]) / statistics.mean(steady[:third]) - 1 if third else None
-
-
-async def prepare(settings: Settings) -> None:
-    """All topics; that of the checkpoints keeps no more than it needs."""
+async def create_topics(settings: Settings) -> None:
+    """As in production, but the one of the checkpoints keeps no more than STATE_BYTES."""
     state = topics.STATE.with_prefix(settings.topic_prefix)
-    bounded = {**state.configs, "retention.bytes": str(_STATE_BYTES), "segment.bytes": str(_STATE_BYTES // 16)}
+    bounded = {**state.configs, "retention.bytes": str(STATE_BYTES), "segment.bytes": str(STATE_BYTES // 16)}
     async with admin_client(settings) as admin:
         await admin.create_topics([NewTopic(state.name, settings.partitions, 1, topic_configs=bounded)])
     await topics.create(settings)
 
 
 async def watch(sender: Sender, fleet: Fleet, pulse: Pulse, trouble: Trouble, memory: Memory) -> None:
-    """Notes memory, replaces workers that should not have ended, and shows how it goes; without end."""
-    began_s, samples = time.monotonic(), 0
+    """Notes memory, replaces workers that should not have ended, and says how it goes; without end."""
+    began_s = time.monotonic()
     while True:
-        await asyncio.sleep(_SAMPLE_S)
-        fleet.replace_the_dead()
-        shown, samples = memory.sample(fleet), samples + 1
-        if samples % _SHOWN_EVERY == 0:
-            minutes = (time.monotonic() - began_s) / 60
-            rate = sender.sent / minutes / 60
-            say(
-                f"{minutes:5.1f} min  {sender.sent:,} submits, {rate:,.0f}/s, lag {pulse.lag_s:.1f} s, "
-                f"{dict(trouble.count)}, MB: {shown}"
-            )
+        since_s, sent = time.monotonic(), sender.sent
+        for _ in range(_SHOWN_EVERY):
+            await asyncio.sleep(_SAMPLE_S)
+            fleet.replace_the_dead()
+            shown = memory.sample(fleet)
+        now_s = time.monotonic()
+        rate = (sender.sent - sent) / (now_s - since_s)
+        say(
+            f"{(now_s - began_s) / 60:4.1f} min, {sender.sent:,} submits, {rate:,.0f}/s, "
+            f"lag {pulse.lag_s:.1f} s, kills {len(trouble.took_s['kill'])}, MB: {shown}"
+        )
 
 
-async def until_all_is_committed(settings: Settings, sent: int) -> None:
-    deadline_s = time.monotonic() + _PATIENCE_S
-    while (done := sum((await committed(settings)).values())) < sent:
-        if time.monotonic() > deadline_s:
-            say(f"only {done:,} of {sent:,} submits are committed after {_PATIENCE_S:g} s")
-            return
-        await asyncio.sleep(0.5)
+async def until_committed(settings: Settings, sent: int) -> None:
+    """Return when the workers have taken everything; or when they had time enough to."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
+            while sum((await committed(settings)).values()) < sent:  # noqa: ASYNC110 - Kafka has no event for it
+                await asyncio.sleep(0.5)
 
 
-async def suffer(settings: Settings, traffic: Traffic, folder: Path, from_ms: int, to_ms: int, seed: int) -> "Account":
-    """Traffic, workers and troubles until `to_ms`; then everything is counted and the workers end in order."""
+async def soak(settings: Settings, folder: Path, minutes: float, rate: float, seed: int) -> Account:
+    """Traffic, workers and troubles for so long; then what they said is judged."""
+    await create_topics(settings)
+    from_ms = int(time.time() * 1_000) + _START_MS
+    to_ms = from_ms + int(minutes * 60_000)
+    traffic = Traffic(seed, rate, settings.partitions, from_ms)
     producer = await started_producer(settings, max_batch_size=_BATCH_BYTES, compression_type="zstd")
-    sender = Sender(producer, settings.topic_prefix + topics.SUBMIT.name)
+    sender = Sender(producer, topics.SUBMIT.with_prefix(settings.topic_prefix).name)
     fleet, pulse, memory = Fleet(settings, folder), Pulse(settings), Memory()
     trouble = Trouble(fleet, pulse, seed, say)
     try:
         with fleet.at_work():
             async with asyncio.TaskGroup() as tasks:
-                beside = [
-                    tasks.create_task(pulse.listen()),
-                    tasks.create_task(trouble.go_on(TROUBLE_EVERY_S)),
-                    tasks.create_task(watch(sender, fleet, pulse, trouble, memory)),
-                ]
+                listening = tasks.create_task(pulse.listen())
+                watching = tasks.create_task(watch(sender, fleet, pulse, trouble, memory))
+                troubling = tasks.create_task(trouble.go_on(TROUBLE_EVERY_S, to_ms))
                 await sender.run(traffic, from_ms, to_ms)
-                for task in beside:
+                sent_rate = sender.sent * 1_000 / (time.time() * 1_000 - from_ms)
+                await asyncio.wait([troubling], timeout=_PATIENCE_S)
+                for task in (listening, watching, troubling):
                     task.cancel()
-            seconds = time.time() - from_ms / 1_000
-            rate = sender.sent / seconds
             for partition, lines in traffic.farewell(to_ms).items():
                 await sender.send(partition, lines)
             await producer.flush()
-            await until_all_is_committed(settings, sender.sent)
-            for member in list(fleet.members):
-                await fleet.stop(member)
+            await until_committed(settings, sender.sent)
+            await fleet.stop_all()
     finally:
         await producer.stop()
-    return Account(rate, sender.sent, trouble, memory, fleet.wrong)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What happened, before it is judged."""
-
-    rate: float
-    sent: int
-    trouble: Trouble
-    memory: Memory
-    wrong: list[str]
-
-
-def complaints(verdict: Verdict, account: Account, rate: float) -> Iterator[str]:
-    """Everything that is not as it must be."""
-    yield from account.wrong
-    if verdict.submits != account.sent:
-        yield f"{account.sent} submits were sent, {verdict.submits} are on the topic"
-    if verdict.lost or verdict.double:
-        yield f"{verdict.lost} submits lost, {verdict.double} counted double"
-    for name, right, heard in (
-        ("alerts", verdict.alerts, verdict.heard_alerts),
-        ("commands", verdict.commands, verdict.heard_commands),
-    ):
-        if right != heard:
-            yield f"{name}: missing {sorted(right - heard)[:3]}, extra {sorted(heard - right)[:3]}"
-    if account.rate < 0.99 * rate:
-        yield f"{account.rate:,.0f} submits a second were sent, not {rate:,.0f}"
-    for kind, most_s in (("kill", FAILOVER_S), ("restart", RESTART_S)):
-        if (worst_s := max(account.trouble.took_s[kind], default=0.0)) > most_s:
-            yield f"{worst_s:.1f} s until every partition was answered for after a {kind}: more than {most_s:g}"
-    drift = account.memory.drift()
-    if drift is not None and drift > DRIFT_RATIO:
-        yield f"the memory of worker-0 grew by {drift:.1%} between the first and the last third"
-
-
-def report(verdict: Verdict, account: Account) -> str:
-    """The line; what it has no room for goes to stderr."""
-    drift, took_s = account.memory.drift(), account.trouble.took_s
-    say(f"rate {account.rate:,.0f} submits/s; commands {len(verdict.commands)}")
-    say(f"memory of worker-0: {'too short a run to judge' if drift is None else f'{drift:+.1%}'}")
-    for kind, found in sorted(took_s.items()):
-        say(
-            f"{kind}: {len(found)} times, every partition answered for after {statistics.median(found):.1f} s "
-            f"(median), {max(found):.1f} s (worst)"
-        )
-    return (
-        f"submits {verdict.submits} lost {verdict.lost} double {verdict.double} alerts {len(verdict.alerts)} "
-        f"missing {len(verdict.alerts - verdict.heard_alerts)} extra {len(verdict.heard_alerts - verdict.alerts)} "
-        f"kills {account.trouble.count['kill']} worst_failover_s {max(took_s['kill'], default=0.0):.1f}"
-    )
-
-
-async def soak(folder: Path, minutes: float, rate: float, seed: int) -> bool:
-    """Whether all was well."""
-    task = asyncio.current_task()
-    assert task
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    # Segments of checkpoints go as soon as they are full, and not only every five minutes.
-    with ApacheKafka({"log.retention.check.interval.ms": "20000"}) as kafka:
-        settings = load_settings(bootstrap_servers=(kafka.bootstrap,), partitions=PARTITIONS, group_id="soak")
-        await prepare(settings)
-        from_ms = int(time.time() * 1_000) // SLICE_MS * SLICE_MS + 10_000
-        to_ms = from_ms + int(minutes * 60_000) // SLICE_MS * SLICE_MS
-        traffic = Traffic(seed, rate, PARTITIONS, from_ms)
-        traffic.write(folder)
-        settings = load_settings(
-            bootstrap_servers=(kafka.bootstrap,),
-            partitions=PARTITIONS,
-            group_id="soak",
-            registry_dir=folder / "registry",
-            state_in=folder / "state",
-            emit_panes=True,
-            http_port=0,
-        )
-        account = await suffer(settings, traffic, folder, from_ms, to_ms, seed)
-        say("judging")
-        verdict = await judge(settings, folder, to_ms)
-    line = report(verdict, account)
-    wrong = list(complaints(verdict, account, rate))
-    for complaint in wrong:
-        say(f"WRONG: {complaint}")
-    print(line)
-    return not wrong
+    verdict = await judge(settings, to_ms, say)
+    return Account(sender.sent, rate, sent_rate, trouble, memory, fleet.wrong, verdict)
 
 
 @contextmanager
@@ -265,19 +155,48 @@ def kept_when_wrong() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+async def run(minutes: float, rate: float, seed: int) -> None:
+    """Soak, print, and exit with 1 if something was wrong."""
+    task = asyncio.current_task()
+    assert task
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with kept_when_wrong() as folder:
+        write(folder, rate, int(time.time() * 1_000))
+        # Full segments of checkpoints go at once, and not only every five minutes.
+        with ApacheKafka({"log.retention.check.interval.ms": "20000"}) as kafka:
+            settings = load_settings(
+                bootstrap_servers=(kafka.bootstrap,),
+                partitions=PARTITIONS,
+                group_id="soak",
+                registry_dir=folder / "registry",
+                state_in=folder / "state",
+                emit_panes=True,
+                http_port=0,
+            )
+            account = await soak(settings, folder, minutes, rate, seed)
+        for detail in account.details():
+            say(detail)
+        complaints = list(account.complaints())
+        for complaint in complaints:
+            say(f"WRONG: {complaint}")
+        print(account.line)
+        if complaints:
+            sys.exit(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=50_000.0, help="submits a second")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if missing := ApacheKafka.missing():
+        sys.exit(missing)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # new topics have no leader for a moment
-    with suppress(asyncio.CancelledError):
-        with kept_when_wrong() as folder:
-            if not asyncio.run(soak(folder, options.minutes, options.rate, options.seed)):
-                sys.exit(1)
-        return
-    sys.exit(128 + signal.SIGTERM)
+    try:
+        asyncio.run(run(options.minutes, options.rate, options.seed))
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from streams.registry import load_folder
 from streams.state_file import partition_of
 from tests.bench.traffic import name, shares, texts, write_registry
 
-PORTS = 2_000
+PORTS = [f"1069{rank:06d}" for rank in range(2_000)]
 EXTENSIONS = ("0000", "0001")
 BODIES = 8
 """Of each full port, with different texts, carriers and numbers of recipients."""
@@ -38,7 +38,7 @@ _MISCLOCKED_MS = 2 * 3_600_000
 
 _INCIDENT_EVERY_MS = 10_000
 _INCIDENT_MS = 60_000
-_QUIET_RANKS = (200, PORTS)  # the busiest ports are spared: a flood there would be a flood of everything
+_QUIET_RANKS = (200, len(PORTS))  # the busiest ports are spared: a flood there would be a flood of everything
 _FLOOD = ((0, 20_000, 4.0), (20_000, _INCIDENT_MS, 30.0))  # from, to, how many times the usual on top of it
 _UNFILED_PER_S = 5.0
 _TENANTS, _TENANT_PER_S = 5, 2.0
@@ -82,6 +82,28 @@ def _body(port: str, extension: str, signature: str, text: str, variety: int) ->
     return port.encode(), msgspec.json.encode(fields)[1:]
 
 
+def write(folder: Path, rate: float, end_ms: int) -> None:
+    """`registry/` that knows all ports and names, and `state`: what the ports sent in the day before `end_ms`."""
+    names = [[_filed(rank, extension) for extension in EXTENSIONS] for rank in range(len(PORTS))]
+    write_registry(folder / "registry", PORTS, list(EXTENSIONS), names)
+    history = folder / "history.jsonl"
+    with history.open("wb") as file:
+        file.writelines(_history(rate, end_ms // TICK_MS * TICK_MS))
+    learn_files([history], load_folder(folder / "registry"), folder / "state")
+
+
+def _history(rate: float, end_ms: int) -> Iterator[bytes]:
+    rng, per_tick = np.random.default_rng(0), rate * shares(len(PORTS)) * TICK_MS / 1_000
+    for start_ms in range(end_ms - HISTORY_TICKS * TICK_MS, end_ms, TICK_MS):
+        for port, submits in zip(PORTS, rng.poisson(per_tick).tolist(), strict=True):
+            yield b'{"access_port":"%b","start_ms":%d,"submits":%d}\n' % (port.encode(), start_ms, submits)
+
+
+def _filed(rank: int, extension: str) -> str:
+    """The signature that is filed there."""
+    return name(rank * len(EXTENSIONS) + EXTENSIONS.index(extension))
+
+
 class Traffic:
     """The submits of one run: `rate` a second and what the incidents add, the same again for the same seed."""
 
@@ -90,23 +112,13 @@ class Traffic:
         self._rate = rate
         self._start_ms = start_ms
         self._texts = texts()
-        self._share = shares(PORTS)
-        self.ports = [f"1069{number:06d}" for number in range(PORTS)]
-        self._home = [partition_of(port, partitions) for port in self.ports]
+        self._share = shares(len(PORTS))
+        self._home = [partition_of(port, partitions) for port in PORTS]
         self._pools = [self._pool(partition) for partition in range(partitions)]
         self._guests: list[Guest] = []
         self._sent: list[deque[Record]] = [deque(maxlen=_REPEATED_AFTER.stop) for _ in self._pools]
         self._serial = 0
         self._incidents = 0
-
-    def write(self, folder: Path) -> None:
-        """`registry/` that knows all ports and names, and `state`: what the ports sent in the last day."""
-        names = [[self._name(rank, extension) for extension in EXTENSIONS] for rank in range(PORTS)]
-        write_registry(folder / "registry", self.ports, list(EXTENSIONS), names)
-        history = folder / "history.jsonl"
-        with history.open("wb") as file:
-            file.writelines(self._history())
-        learn_files([history], load_folder(folder / "registry"), folder / "state")
 
     def slice(self, at_ms: int) -> Mapping[int, list[Record]]:
         """What arrives in [at_ms, at_ms + SLICE_MS), by partition, in order."""
@@ -131,15 +143,12 @@ class Traffic:
             partition: self._lines([pool.bodies[0]], ahead_ms, ahead_ms) for partition, pool in enumerate(self._pools)
         }
 
-    def _name(self, rank: int, extension: str) -> str:
-        return name(rank * len(EXTENSIONS) + EXTENSIONS.index(extension))
-
     def _text(self) -> str:
         return self._texts[int(self._rng.integers(len(self._texts)))]
 
     def _usual(self, rank: int) -> list[Record]:
         return [
-            _body(self.ports[rank], extension, self._name(rank, extension), self._text(), rank + variety)
+            _body(PORTS[rank], extension, _filed(rank, extension), self._text(), rank + variety)
             for extension in EXTENSIONS
             for variety in range(BODIES)
         ]
@@ -150,13 +159,6 @@ class Traffic:
         weights = np.repeat(share / share.sum(), len(EXTENSIONS) * BODIES)
         bodies = [body for rank in ranks for body in self._usual(rank)]
         return Pool(bodies, np.cumsum(weights) / weights.sum(), self._rate * float(share.sum()) * SLICE_MS / 1_000)
-
-    def _history(self) -> Iterator[bytes]:
-        per_tick = self._rate * self._share * TICK_MS / 1_000
-        now_ms = self._start_ms // TICK_MS * TICK_MS
-        for start_ms in range(now_ms - HISTORY_TICKS * TICK_MS, now_ms, TICK_MS):
-            for port, submits in zip(self.ports, self._rng.poisson(per_tick).tolist(), strict=True):
-                yield b'{"access_port":"%b","start_ms":%d,"submits":%d}\n' % (port.encode(), start_ms, submits)
 
     def _drawn(self, pool: Pool) -> list[Record]:
         """Every body as often as its port's share wants; the count is as steady as chance allows."""
@@ -199,14 +201,14 @@ class Traffic:
             yield Guest(self._home[rank], bodies, times * per_s, at_ms + begin_ms, at_ms + end_ms)
 
     def _unfiled(self, rank: int, at_ms: int) -> Iterator[Guest]:
-        signature = name(PORTS * len(EXTENSIONS) + self._incidents)
-        body = _body(self.ports[rank], EXTENSIONS[0], signature, self._text(), 1)
+        signature = name(len(PORTS) * len(EXTENSIONS) + self._incidents)
+        body = _body(PORTS[rank], EXTENSIONS[0], signature, self._text(), 1)
         yield Guest(self._home[rank], [body], _UNFILED_PER_S, at_ms, at_ms + _INCIDENT_MS)
 
     def _tenants(self, rank: int, at_ms: int) -> Iterator[Guest]:
-        owners = self._rng.choice(PORTS, _TENANTS, replace=False).tolist()
+        owners = self._rng.choice(len(PORTS), _TENANTS, replace=False).tolist()
         bodies = [
-            _body(self.ports[rank], f"7{number:03d}", self._name(owner, EXTENSIONS[0]), self._text(), 1)
+            _body(PORTS[rank], f"7{number:03d}", _filed(owner, EXTENSIONS[0]), self._text(), 1)
             for number, owner in enumerate(owners)
         ]
         yield Guest(self._home[rank], bodies, _TENANTS * _TENANT_PER_S, at_ms, at_ms + _INCIDENT_MS)

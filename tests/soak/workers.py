@@ -7,7 +7,7 @@ import asyncio
 import random
 import signal
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -68,12 +68,18 @@ class Fleet:
         self.members.remove(member)
         asked_s = time.monotonic()
         member.process.terminate()
-        while member.process.poll() is None and time.monotonic() - asked_s < _PATIENCE_S:  # noqa: ASYNC110 - a process has no event
-            await asyncio.sleep(_LOOK_S)
-        took_s, code = time.monotonic() - asked_s, member.process.returncode
-        member.end()
+        try:
+            while member.process.poll() is None and time.monotonic() - asked_s < _PATIENCE_S:  # noqa: ASYNC110 - a process has no event
+                await asyncio.sleep(_LOOK_S)
+            took_s, code = time.monotonic() - asked_s, member.process.returncode
+        finally:
+            member.end()
         if code != 0 or took_s > STOP_S:
             self.wrong.append(f"{member.name} ended with {code} after {took_s:.1f} s when it was asked to")
+
+    async def stop_all(self) -> None:
+        for member in list(self.members):
+            await self.stop(member)
 
     def replace_the_dead(self) -> None:
         for member in [member for member in self.members if member.process.poll() is not None]:
@@ -95,34 +101,36 @@ class Fleet:
 
 
 class Trouble:
-    """Troubles one after the other, every kind as often, in an order that the seed gives."""
+    """Troubles one after the other in an order that the seed gives: of every kind as many, of kills twice as many.
+
+    `took_s`: by kind, for each, how long until every partition was answered for again.
+    """
 
     def __init__(self, fleet: Fleet, pulse: Pulse, seed: int, say: Callable[[str], None]) -> None:
         self._fleet = fleet
         self._pulse = pulse
         self._say = say
         self._random = random.Random(seed)  # noqa: S311 - a seed must give the same again
-        self.count = Counter[str]()
-        self.took_s = defaultdict[str, list[float]](list)  # until every partition was answered for again
+        self.took_s = defaultdict[str, list[float]](list)
 
-    async def go_on(self, every_s: tuple[float, float]) -> None:
-        """A trouble after each such pause, without end; the next one only when the last is over."""
+    async def go_on(self, every_s: tuple[float, float], until_ms: int) -> None:
+        """A trouble begins every so often, until `until_ms`; but never before the last one is over."""
         kinds: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "kill": self._kill,
             "restart": self._restart,
             "resize": self._resize,
             "freeze": self._freeze,
         }
-        while True:
-            for name in self._random.sample([*kinds, "kill"], len(kinds) + 1):
-                due_s = time.monotonic() + self._random.uniform(*every_s)
-                await asyncio.sleep(due_s - time.monotonic())
-                await self._suffer(name, kinds[name]())
+        hand: list[str] = []
+        due_s = time.time()
+        while (due_s := max(time.time(), due_s + self._random.uniform(*every_s))) * 1_000 < until_ms:
+            hand = hand or self._random.sample([*kinds, "kill"], len(kinds) + 1)
+            await asyncio.sleep(due_s - time.time())
+            await self._suffer(name := hand.pop(), kinds[name]())
 
     async def _suffer(self, name: str, trouble: Coroutine[Any, Any, None]) -> None:
         began_s, began_ms = time.monotonic(), int(time.time() * 1_000)
-        self.count[name] += 1
-        self.took_s[name].append(float("inf"))  # if it is never over
+        self.took_s[name].append(float("inf"))  # should it never be over
 
         async def over() -> None:
             await self._pulse.beyond(began_ms)
@@ -151,5 +159,7 @@ class Trouble:
     async def _freeze(self) -> None:
         frozen = self._random.choice(self._fleet.members)
         frozen.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(self._random.uniform(*_FROZEN_S))
-        frozen.process.send_signal(signal.SIGCONT)
+        try:
+            await asyncio.sleep(self._random.uniform(*_FROZEN_S))
+        finally:
+            frozen.process.send_signal(signal.SIGCONT)

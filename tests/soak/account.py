@@ -1,0 +1,96 @@
+"""What a soak found out: the line that it ends with, what the line has no room for, and what was promised otherwise."""
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tests.soak.judge import Verdict
+from tests.soak.workers import Fleet, Trouble
+
+FAILOVER_S, RESTART_S = 10.0, 5.0
+"""From the trouble until every partition was answered for again."""
+
+LEAST_RATE = 0.99
+DRIFT_RATIO = 0.05
+WARM_UP_S = 300.0
+"""Until the tables of ids have their size; memory is judged in what comes after."""
+
+VETERAN = "worker-0"
+
+
+@dataclass(slots=True)
+class Memory:
+    """Resident megabytes of each worker over time."""
+
+    samples: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    def sample(self, fleet: Fleet) -> str:
+        """Take one of every worker, and show it."""
+        now_s = time.monotonic()
+        for member in fleet.members:
+            self.samples[member.name].append((now_s, member.rss_mb))
+        return ", ".join(f"{member.name} {self.samples[member.name][-1][1]:.0f}" for member in fleet.members)
+
+    @property
+    def drift(self) -> float | None:
+        """Of the veteran: mean of the last third over that of the first, less 1. None: the run was too short to say."""
+        samples = self.samples[VETERAN]
+        steady = [rss_mb for at_s, rss_mb in samples if at_s > samples[0][0] + WARM_UP_S]
+        third = len(steady) // 3
+        return statistics.mean(steady[-third:]) / statistics.mean(steady[:third]) - 1 if third else None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One run. `rate` is of submits sent a second, `wrong` what the workers should not have done."""
+
+    sent: int
+    asked_rate: float
+    rate: float
+    trouble: Trouble
+    memory: Memory
+    wrong: list[str]
+    verdict: Verdict
+
+    @property
+    def line(self) -> str:
+        verdict, kills = self.verdict, self.trouble.took_s["kill"]
+        return (
+            f"submits {verdict.submits} lost {verdict.lost} double {verdict.double} alerts {len(verdict.alerts)} "
+            f"missing {len(verdict.alerts - verdict.heard_alerts)} extra {len(verdict.heard_alerts - verdict.alerts)} "
+            f"kills {len(kills)} worst_failover_s {max(kills, default=0.0):.1f}"
+        )
+
+    def details(self) -> Iterator[str]:
+        yield f"{self.rate:,.0f} submits a second; {len(self.verdict.commands)} commands"
+        drift = self.memory.drift
+        yield f"memory of {VETERAN}: {'too short a run to judge it' if drift is None else f'{drift:+.1%}'}"
+        for kind, took_s in sorted(self.trouble.took_s.items()):
+            yield (
+                f"{kind}: {len(took_s)} times, every partition answered for after {statistics.median(took_s):.1f} s "
+                f"(median), {max(took_s):.1f} s (worst)"
+            )
+
+    def complaints(self) -> Iterator[str]:
+        """Everything that is not as it must be."""
+        yield from self.wrong
+        verdict = self.verdict
+        if verdict.submits != self.sent:
+            yield f"{self.sent} submits were sent, {verdict.submits} are on the topic"
+        if verdict.lost or verdict.double:
+            yield f"{verdict.lost} submits lost, {verdict.double} double: " + "; ".join(verdict.examples)
+        for name, right, heard in (
+            ("alerts", verdict.alerts, verdict.heard_alerts),
+            ("commands", verdict.commands, verdict.heard_commands),
+        ):
+            if right != heard:
+                yield f"{name} missing: {sorted(right - heard)[:3]}, extra: {sorted(heard - right)[:3]}"
+        if self.rate < LEAST_RATE * self.asked_rate:
+            yield f"{self.rate:,.0f} submits a second were sent, not {self.asked_rate:,.0f}"
+        for kind, most_s in (("kill", FAILOVER_S), ("restart", RESTART_S)):
+            if (worst_s := max(self.trouble.took_s[kind], default=0.0)) > most_s:
+                yield f"{worst_s:.1f} s after a {kind} until every partition was answered for: more than {most_s:g}"
+        if (self.memory.drift or 0.0) > DRIFT_RATIO:
+            yield f"the memory of {VETERAN} grew by {self.memory.drift:.1%} from the first third to the last"
