@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+MINUTES ?= 30
+RATE ?= 50000
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -11,7 +13,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check servers bench lock clean
+.PHONY: help setup demo test check servers bench soak lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +50,9 @@ servers: ## fetch Apache Kafka for the tests, and say which other servers are in
 
 bench: $(READY) ## rows per second of decode, detectors and the whole worker, with the machine they ran on
 	@$(VENV)/bin/python -m tests.bench.run $(ARGS)
+
+soak: $(READY) ## workers killed under RATE submits a second for MINUTES, and everything they said judged
+	@$(VENV)/bin/python -m tests.soak.run --minutes $(MINUTES) --rate $(RATE)
 
 # Without the machine's own extra places: what the lock names must come from the index alone.
 lock: ## write requirements.lock anew from pyproject.toml, keeping pins that still fit (ARGS=--upgrade: the newest)
