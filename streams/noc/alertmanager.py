@@ -1,24 +1,20 @@
-"""Open alerts in Alertmanager: pushed to every peer's v2 API at once and again while they are open.
+"""Alerts in Alertmanager: pushed to every peer's v2 API at once, and again while they are open.
 
-Alertmanager groups, silences, inhibits and routes; it ends an alert that nobody repeats. So what is kept here is the
-newest word on each alert that a peer has not heard yet: memory is bounded by the alerts that are open, and by
-`MOST_OVER` that have ended meanwhile.
+Alertmanager groups, silences, inhibits and routes; it ends an alert that nobody repeats. Each peer has a backlog and a
+pace of its own, so one that is away, slow or mute delays nobody.
 """
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from http import HTTPStatus
-from itertools import islice
-from typing import Any, NamedTuple
 
 import aiohttp
-import orjson
 
-from detectors.catalog import RULES
 from detectors.contract import Alert, AlertState
+from streams.noc.backlog import MOST_WHOLE, Backlog, Word
 from streams.settings import without_credentials
 
 log = logging.getLogger(__name__)
@@ -26,131 +22,94 @@ log = logging.getLogger(__name__)
 REPEAT_S = 30.0
 """An open alert is posted again after so long (Prometheus' own default is a minute)."""
 
-ENDS_AFTER_REPEATS = 4
-"""Alertmanager ends an alert that was not repeated for so many intervals: our death resolves nothing at once."""
-
 TIMEOUT_S = 10.0
 RETRY_S = 1.0
-MOST_OVER = 10_000
-"""Ended alerts that wait for a peer which is away; the oldest go first (it ends them by itself, but late)."""
+MOST_DOUBLINGS = 4
+"""Each time a peer stays away, the wait for the next try doubles and the post halves: 16 s and 62 alerts at the end.
+So a try costs little, and a peer that is slow rather than away gets through the posts that it can stand."""
 
 MOST_PER_POST = 1_000  # 5,000 alerts in one post took Alertmanager 0.25 half a second (measured)
 
+MOST_REFUSALS = 32
+"""Posts that a peer may refuse in a row of posts. One bad alert among a thousand is found after ten; a peer that
+refuses more is away for now, and is given the rest later."""
 
-def labels(alert: Alert) -> dict[str, str]:
-    """The identity of an alert, which its updates keep: few labels, all bounded by what is open."""
-    return {
-        "alertname": alert.rule,
-        "detector": alert.detector,
-        "severity": alert.severity,
-        **({"port": alert.access_port} if alert.access_port else {}),
-        **({"extension": alert.extension} if alert.extension and RULES[alert.rule].per_extension else {}),
-    }
-
-
-def annotations(alert: Alert) -> dict[str, str]:
-    """What a person reads: words, evidence, what to do. Texts in the evidence are masked already."""
-    return {
-        "alert_id": alert.alert_id,
-        "summary": alert.summary.en,
-        "summary_zh": alert.summary.zh,
-        "evidence": orjson.dumps(alert.evidence, option=orjson.OPT_SERIALIZE_NUMPY).decode(),
-        "ruled_out": "; ".join(wording.en for wording in alert.ruled_out),
-        "legal_basis": "; ".join(f"{basis.law} {basis.article}" for basis in alert.legal_basis),
-        "extension": alert.extension or "",
-        "lessee": alert.lessee_id or "",
-        "runbook": alert.runbook,
-    }
-
-
-def _iso(epoch_ms: float) -> str:
-    return datetime.fromtimestamp(epoch_ms / 1_000, UTC).isoformat().replace("+00:00", "Z")
-
-
-class _Word(NamedTuple):
-    """The newest that is to say of an alert."""
-
-    alert: Alert
-    over_ms: int | None  # wall clock at which it ended; None while it is open
-
-    @property
-    def fingerprint(self) -> str:
-        return "|".join(labels(self.alert).values())
-
-    def post(self, now_ms: int) -> dict[str, Any]:
-        lasts_ms = int(ENDS_AFTER_REPEATS * REPEAT_S * 1_000)
-        return {
-            "labels": labels(self.alert),
-            "annotations": annotations(self.alert),
-            "startsAt": _iso(min(self.alert.first_seen_ms, self.over_ms or now_ms)),
-            "endsAt": _iso(self.over_ms or now_ms + lasts_ms),
-        }
+REFUSALS = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
+"""What speaks against the post itself; any other failure speaks of the peer, or of what is between, and may pass."""
 
 
 class _Peer:
-    """One Alertmanager, and what it has still to hear, the newest last."""
+    """One Alertmanager, and what we know of it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.waiting: dict[str, _Word] = {}  # by fingerprint
+        self.where = without_credentials(url)
+        self.backlog = Backlog()
         self.wake = asyncio.Event()
-        self.is_away = False
+        self.failures = 0  # in a row
+        self.refusals = 0  # in this row of posts
+        self.complained: set[str] = set()  # outcomes that the log speaks of already
 
-    def hear(self, word: _Word) -> None:
-        self.waiting.pop(word.fingerprint, None)
-        self.waiting[word.fingerprint] = word
-        self.wake.set()
+    @property
+    def doublings(self) -> int:
+        return min(self.failures, MOST_DOUBLINGS)
 
-    def heard(self, words: Iterable[_Word]) -> None:
-        """Forget these, unless there is a newer word on the same alert."""
-        for word in words:
-            if self.waiting.get(word.fingerprint) is word:
-                del self.waiting[word.fingerprint]
+    def complain(self, outcome: str, details: str) -> None:
+        """Log what became of a word; once, until the peer has heard everything."""
+        if outcome not in self.complained:
+            self.complained.add(outcome)
+            log.error("alerts for Alertmanager %s are %s: %s", self.where, outcome, details)
 
 
 class AlertmanagerPush:
     """Keeps every peer told, each at its own pace.
 
-    `delivered` hears the outcome of each post: ok, refused or unreachable; and dropped for a word too old to wait on.
+    `delivered` hears the outcome of each post: ok, refused or unreachable; and what becomes of a word that waits too
+    long: shed, then dropped.
     """
 
     def __init__(self, urls: Iterable[str], now_ms: Callable[[], int], delivered: Callable[[str], None]) -> None:
         self._peers = [_Peer(url) for url in urls]
         self._now_ms = now_ms
         self._delivered = delivered
-        self._open: dict[str, Alert] = {}
+        self._open: dict[str, Word] = {}  # by alert_id
 
     @property
     def pending(self) -> int:
-        """Words that some peer has not heard yet."""
-        return sum(len(peer.waiting) for peer in self._peers)
+        """Words that wait for the peer that has heard least."""
+        return max((len(peer.backlog) for peer in self._peers), default=0)
+
+    @property
+    def most_pending(self) -> int:
+        """As many may wait before the oldest shed their evidence."""
+        return len(self._open) + MOST_WHOLE
 
     def tell(self, alerts: Iterable[Alert]) -> None:
         """Take lifecycle events, or the open alerts of a partition that was assigned."""
-        for alert in alerts:
-            before = self._open.pop(alert.alert_id, None)
-            if before and labels(before) != labels(alert):
-                self._say(before, is_over=True)  # its severity has risen: other labels, so another alert for them
-            is_over = alert.state is AlertState.RESOLVED
-            if not is_over:
-                self._open[alert.alert_id] = alert
-            self._say(alert, is_over=is_over)
+        if self._peers:
+            for alert in alerts:
+                self._tell(alert)
+
+    def _tell(self, alert: Alert) -> None:
+        now_ms = self._now_ms()
+        word = Word.of(alert, now_ms if alert.state is AlertState.RESOLVED else None)
+        before = self._open.pop(alert.alert_id, word)
+        if word.over_ms is None:
+            self._open[alert.alert_id] = word
+        for peer in self._peers:
+            if before.labels != word.labels:  # its severity has risen
+                peer.backlog.replace(before, now_ms)
+            for outcome in peer.backlog.tell(word):
+                self._delivered(outcome)
+                peer.complain(outcome, f"{len(peer.backlog)} wait, the oldest pay for it")
+            peer.wake.set()
 
     def forget(self, alert_ids: Iterable[str]) -> None:
         """The alerts of a partition that another worker owns now: that one speaks of them."""
         for alert_id in alert_ids:
-            if alert := self._open.pop(alert_id, None):
+            if word := self._open.pop(alert_id, None):
                 for peer in self._peers:
-                    peer.waiting.pop(_Word(alert, None).fingerprint, None)
-
-    def _say(self, alert: Alert, *, is_over: bool) -> None:
-        word = _Word(alert, self._now_ms() if is_over else None)
-        for peer in self._peers:
-            peer.hear(word)
-            if len(peer.waiting) > len(self._open) + MOST_OVER:
-                # Words on open alerts are said again and again, so what has waited longest is over.
-                del peer.waiting[next(iter(peer.waiting))]
-                self._delivered("dropped")
+                    peer.backlog.forget(word)
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -165,15 +124,17 @@ class AlertmanagerPush:
         while True:
             peer.wake.clear()
             await self._deliver_to(session, peer)
-            if peer.is_away:
-                await asyncio.sleep(RETRY_S)
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(repeat_at_s):
-                    await peer.wake.wait()
+            if peer.failures:
+                jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that workers don't come back all at once
+                await asyncio.sleep(RETRY_S * 2**peer.doublings * jitter)
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(repeat_at_s):
+                        await peer.wake.wait()
             if clock_s() >= repeat_at_s:
                 repeat_at_s = clock_s() + REPEAT_S
-                for alert in self._open.values():
-                    peer.hear(_Word(alert, None))
+                for word in self._open.values():
+                    peer.backlog.tell(word)
 
     async def deliver(self) -> None:
         """One try with every peer."""
@@ -181,32 +142,52 @@ class AlertmanagerPush:
             await asyncio.gather(*(self._deliver_to(session, peer) for peer in self._peers))
 
     async def _deliver_to(self, session: aiohttp.ClientSession, peer: _Peer) -> None:
-        where = without_credentials(peer.url)
-        while peer.waiting:
-            # A thousand take some ten milliseconds to write, so the loop has a turn after each post.
-            words = list(islice(peer.waiting.values(), MOST_PER_POST))
-            body = orjson.dumps([word.post(self._now_ms()) for word in words])
-            try:
-                status: int | None
-                async with session.post(
-                    f"{peer.url}/api/v2/alerts", data=body, headers={"content-type": "application/json"}
-                ) as answer:
-                    status, reason = answer.status, await answer.text(errors="replace")
-            except (aiohttp.ClientError, TimeoutError) as error:
-                status, reason = None, type(error).__name__
-            if status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # it may take them later
-                self._delivered("unreachable" if status is None else "refused")
-                if not peer.is_away:
-                    log.warning("Alertmanager %s is away (%s): alerts wait for it", where, status or reason)
-                peer.is_away = True
+        peer.refusals = 0
+        # A thousand take some milliseconds to write, so the loop has a turn after each post.
+        while words := peer.backlog.first(MOST_PER_POST >> peer.doublings):
+            if not await self._say(session, peer, words):
                 return
-            if peer.is_away:
-                log.info("Alertmanager %s is back: %d alerts have waited", where, len(peer.waiting))
-            peer.is_away = False
-            self._delivered("ok" if status == HTTPStatus.OK else "refused")
-            if status != HTTPStatus.OK:
-                log.error("Alertmanager %s refused %d alerts: %s", where, len(words), reason[:200])
-            peer.heard(words)
+        peer.complained.clear()
+
+    async def _say(self, session: aiohttp.ClientSession, peer: _Peer, words: list[Word]) -> bool:
+        """Whether the peer is there to hear more. What it refuses is said in halves, so that only the bad is lost."""
+        status, reason = await self._post(session, peer, words)
+        is_refused = status in REFUSALS
+        is_heard = status is not None and status // 100 == HTTPStatus.OK // 100
+        self._delivered("ok" if is_heard else "refused" if status else "unreachable")
+        peer.refusals += is_refused
+        if not (is_heard or is_refused) or peer.refusals > MOST_REFUSALS:
+            self._is_away(peer, reason)
+            return False
+        if peer.failures:
+            log.info("Alertmanager %s is back: %d alerts have waited", peer.where, len(peer.backlog))
+            peer.failures = 0
+        if is_refused and len(words) > 1:
+            half = len(words) // 2
+            return await self._say(session, peer, words[:half]) and await self._say(session, peer, words[half:])
+        if is_refused:
+            peer.complain("refused", f"{reason} for {words[0].labels.decode()}")
+        peer.backlog.heard(words, self._now_ms())
+        return True
+
+    def _is_away(self, peer: _Peer, reason: str) -> None:
+        if not peer.failures:
+            log.warning("Alertmanager %s is away (%s): alerts wait for it", peer.where, reason)
+        peer.failures += 1
+        peer.backlog.doubt(self._now_ms())
+
+    async def _post(self, session: aiohttp.ClientSession, peer: _Peer, words: list[Word]) -> tuple[int | None, str]:
+        """HTTP status, None without an answer, and why in a word; not in its own, which may repeat what we said."""
+        try:
+            async with session.post(
+                f"{peer.url}/api/v2/alerts",
+                data=peer.backlog.post(words, self._now_ms()),
+                headers={"content-type": "application/json"},
+                allow_redirects=False,  # a POST would go on as a GET, and be answered with 200
+            ) as answer:
+                return answer.status, str(answer.status)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return None, type(error).__name__
 
 
 def _session() -> aiohttp.ClientSession:

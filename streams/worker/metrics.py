@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -73,8 +73,19 @@ class Metrics:
         )
         self.deliveries = counter(
             "alert_deliveries_total",
-            "Posts to Alertmanager by outcome: ok, refused, unreachable; and words dropped.",
+            "Posts to Alertmanager by outcome: ok, refused, unreachable; and alerts that waited for it too long: shed "
+            "(their evidence), dropped.",
             "outcome",
+        )
+        self.queued = Gauge(
+            "portwatch_alert_queue_words",
+            "Alerts of which the Alertmanager that is furthest behind has not heard the newest.",
+            registry=registry,
+        )
+        self.most_queued = Gauge(
+            "portwatch_alert_queue_limit_words",
+            "As many may wait for an Alertmanager before those that are over shed their evidence, the oldest first.",
+            registry=registry,
         )
         self.refused_commits = counter("refused_commits_total", "Commits refused: no longer the owner.")
         self.gaps = counter("lost_records_total", "Records that Kafka deleted before they were read.")

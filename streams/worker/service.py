@@ -137,6 +137,8 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Work
         now_ms=lambda: int(time.time() * 1_000),
         delivered=lambda outcome: metrics.deliveries.labels(outcome).inc(),
     )
+    metrics.queued.set_function(lambda: push.pending)
+    metrics.most_queued.set_function(lambda: push.most_pending)
     async with AsyncExitStack() as house:
         registry = await house.enter_async_context(registry_of(settings))
         producer = await house.enter_async_context(producer_client(settings))
