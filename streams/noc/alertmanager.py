@@ -99,10 +99,13 @@ class AlertmanagerPush:
         for peer in self._peers:
             if before.labels != word.labels:  # its severity has risen
                 peer.backlog.replace(before, now_ms)
-            for outcome in peer.backlog.tell(word):
-                self._delivered(outcome)
-                peer.complain(outcome, f"{len(peer.backlog)} wait, the oldest pay for it")
+            self._account(peer, peer.backlog.tell(word))
             peer.wake.set()
+
+    def _account(self, peer: _Peer, losses: Iterable[str]) -> None:
+        for outcome in losses:
+            self._delivered(outcome)
+            peer.complain(outcome, f"{len(peer.backlog)} wait, and the oldest make room")
 
     def forget(self, alert_ids: Iterable[str]) -> None:
         """The alerts of a partition that another worker owns now: that one speaks of them."""
@@ -133,8 +136,10 @@ class AlertmanagerPush:
                         await peer.wake.wait()
             if clock_s() >= repeat_at_s:
                 repeat_at_s = clock_s() + REPEAT_S
-                for word in self._open.values():
-                    peer.backlog.tell(word)
+                self._repeat(peer)
+
+    def _repeat(self, peer: _Peer) -> None:
+        peer.backlog.repeat(self._open.values(), self._now_ms())
 
     async def deliver(self) -> None:
         """One try with every peer."""
@@ -174,7 +179,7 @@ class AlertmanagerPush:
         if not peer.failures:
             log.warning("Alertmanager %s is away (%s): alerts wait for it", peer.where, reason)
         peer.failures += 1
-        peer.backlog.doubt(self._now_ms())
+        self._account(peer, peer.backlog.doubt(self._now_ms()))
 
     async def _post(self, session: aiohttp.ClientSession, peer: _Peer, words: list[Word]) -> tuple[int | None, str]:
         """HTTP status, None without an answer, and why in a word; not in its own, which may repeat what we said."""

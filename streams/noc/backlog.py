@@ -5,7 +5,7 @@ resolved, out of `startsAt` and `endsAt`; all it needs is to see the alert firin
 looks. So an alert that is over, but has not been heard for so long, ends a little ahead of now instead of in the past.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any, NamedTuple, Self
@@ -32,6 +32,9 @@ MOST_SHED = 100_000
 
 MOST_TEXT = 8_000
 """Bytes of one annotation. The longest evidence that the simulator's scenarios bring about has 2,300 (measured)."""
+
+IN_DOUBT_MS = 2**63 - 1
+"""In place of the time until which an alert fires: it was posted, but who knows whether it was seen."""
 
 SHED_TEXT = "Alertmanager was away for too long to keep more than this; the whole alert is in the topic of alerts."
 
@@ -79,38 +82,53 @@ class Word(NamedTuple):
         return self._replace(annotations=_json({"summary": SHED_TEXT} | _ended(self.over_ms)))
 
 
+class _Said(NamedTuple):
+    """That an alert is over was heard, but perhaps not looked at yet."""
+
+    word: Word
+    until_ms: int  # as long it is said again
+
+
 class Backlog:
     """Times that are handed in are of the wall clock; `len` is the number of words that wait."""
 
     def __init__(self) -> None:
-        # By labels; what has waited longest comes first.
+        # By labels; what has waited longest comes first. An alert is in one of the first four.
         self._firing: dict[bytes, Word] = {}
         self._over: dict[bytes, Word] = {}
         self._shed: dict[bytes, Word] = {}
-        self._fires_until_ms: dict[
-            bytes, int
-        ] = {}  # of the alerts that were heard firing, and are not heard to be over
+        self._said: dict[bytes, _Said] = {}
+        self._again: dict[bytes, Word] = {}  # of the said
+        self._fires_until_ms: dict[bytes, int] = {}  # of what was posted as firing, and of the said
 
     def __len__(self) -> int:
         return len(self._firing) + len(self._over) + len(self._shed)
 
     def tell(self, word: Word) -> list[str]:
-        """Take a word in place of any older one on the same alert. Returns what became of others: shed, dropped."""
-        if word.over_ms is None:
-            self._over.pop(word.labels, None)
-            self._shed.pop(word.labels, None)
-            self._firing[word.labels] = word
-        else:
-            self._firing.pop(word.labels, None)
-            self._over[word.labels] = word
+        """Take a word in place of any older one on the same alert. Returns what becomes of others: shed, dropped."""
+        waiting = self._firing if word.over_ms is None else self._over
+        for older in (self._firing, self._over, self._shed, self._said, self._again):
+            if older is not waiting:
+                older.pop(word.labels, None)
+        waiting[word.labels] = word
         return list(self._make_room())
 
-    def _make_room(self) -> Iterable[str]:
-        if len(self._over) > MOST_WHOLE:
+    def repeat(self, still_open: Iterable[Word], now_ms: int) -> None:
+        """Say again what is open, and that something is over for as long as Alertmanager may not have looked.
+
+        It may have died and come back unnoticed. (Prometheus repeats what is resolved for 15 min.)
+        """
+        for word in still_open:
+            self.tell(word)
+        self._retire(now_ms)
+        self._again = {key: said.word for key, said in self._said.items()}
+
+    def _make_room(self) -> Iterator[str]:
+        while len(self._over) > MOST_WHOLE:
             word = self._over.pop(next(iter(self._over)))
             self._shed[word.labels] = word.shed()
             yield "shed"
-        if len(self._shed) > MOST_SHED:
+        while len(self._shed) > MOST_SHED:
             word = self._shed.pop(next(iter(self._shed)))
             self._fires_until_ms.pop(word.labels, None)
             yield "dropped"
@@ -130,7 +148,8 @@ class Backlog:
 
     def first(self, most: int) -> list[Word]:
         """What to say next: what is open goes before what is over."""
-        return list(islice(chain(self._firing.values(), self._over.values(), self._shed.values()), most))
+        waiting = (self._firing, self._over, self._shed, self._again)
+        return list(islice(chain.from_iterable(words.values() for words in waiting), most))
 
     def post(self, words: Iterable[Word], now_ms: int) -> bytes:
         """The words as the body of a post to `/api/v2/alerts`."""
@@ -138,9 +157,8 @@ class Backlog:
 
     def _post(self, word: Word, now_ms: int) -> dict[str, Any]:
         if word.over_ms is None:
-            ends_ms = now_ms + LASTS_MS
-        else:
-            ends_ms = max(word.over_ms, self._fires_until_ms.get(word.labels, now_ms + SHOWN_MS))
+            self._fires_until_ms.setdefault(word.labels, IN_DOUBT_MS)  # the answer may get lost
+        ends_ms = now_ms + LASTS_MS if word.over_ms is None else max(word.over_ms, self._fires_until(word, now_ms))
         return {
             "labels": orjson.Fragment(word.labels),
             "annotations": orjson.Fragment(word.annotations),
@@ -154,24 +172,42 @@ class Backlog:
             if word.over_ms is None:
                 self._heard_firing(word, now_ms)
             else:
-                self._heard_over(word)
+                self._heard_over(word, now_ms)
 
     def _heard_firing(self, word: Word, now_ms: int) -> None:
-        is_ours = any(word.labels in waiting for waiting in (self._firing, self._over, self._shed))
-        if is_ours:
-            self._fires_until_ms.setdefault(word.labels, now_ms + SHOWN_MS)
+        if any(word.labels in waiting for waiting in (self._firing, self._over, self._shed)):  # else it is forgotten
+            self._fires_until_ms[word.labels] = self._fires_until(word, now_ms)
         if self._firing.get(word.labels) is word:
             del self._firing[word.labels]
 
-    def _heard_over(self, word: Word) -> None:
+    def _heard_over(self, word: Word, now_ms: int) -> None:
         for waiting in (self._over, self._shed):  # it may have been shed while it was on its way
             if word.labels in waiting and waiting[word.labels].over_ms == word.over_ms:
-                del waiting[word.labels]
-                self._fires_until_ms.pop(word.labels, None)
+                fires_until_ms = self._fires_until_ms[word.labels] = self._fires_until(word, now_ms)
+                self._said[word.labels] = _Said(waiting.pop(word.labels), max(now_ms, fires_until_ms) + SHOWN_MS)
+        self._again.pop(word.labels, None)
 
-    def doubt(self, now_ms: int) -> None:
-        """It is away, and may have died before it looked at what it heard last: that was not heard, then."""
-        self._fires_until_ms = {key: until for key, until in self._fires_until_ms.items() if until <= now_ms}
+    def doubt(self, now_ms: int) -> list[str]:
+        """It is away, and may have died before it looked at what it heard last: so that was not heard. As `tell`."""
+        self._retire(now_ms)
+        self._over |= {key: said.word for key, said in self._said.items()}
+        self._said.clear()
+        self._again.clear()
+        for key, until_ms in self._fires_until_ms.items():
+            if until_ms > now_ms:
+                self._fires_until_ms[key] = IN_DOUBT_MS
+        return list(self._make_room())
+
+    def _retire(self, now_ms: int) -> None:
+        while self._said:
+            key, said = next(iter(self._said.items()))
+            if said.until_ms > now_ms and len(self._said) <= MOST_WHOLE:
+                return
+            del self._said[key], self._fires_until_ms[key]
+
+    def _fires_until(self, word: Word, now_ms: int) -> int:
+        """Never longer than from now on, even if the clock was set back meanwhile."""
+        return min(self._fires_until_ms.get(word.labels, IN_DOUBT_MS), now_ms + SHOWN_MS)
 
 
 def _json(texts: dict[str, str]) -> bytes:
