@@ -221,6 +221,24 @@ def dlq_show(
     show(*dlq.tables(overview, with_content=content))
 
 
+@dlq_app.command("export")
+def dlq_export(
+    out: Annotated[Path, typer.Option(help="File to write; it holds what the records say.", show_default=False)],
+    reason: Reasons = None,
+    partition: Partition = None,
+    start: From = 0,
+    end: To = None,
+) -> None:
+    """Write rejected submits that were not sent again to a file, one a line, to be corrected there: see `dlq replay`.
+
+    Example: `portwatch dlq export --reason bad-time --out bad.jsonl`
+    """
+    from streams import dlq
+
+    choice = _choice(reason, partition, start, end)
+    say(f"{on_kafka(lambda settings: dlq.export(settings, choice, out)):,} records")
+
+
 @dlq_app.command("replay")
 def dlq_replay(
     reason: Reasons = None,
@@ -229,20 +247,31 @@ def dlq_replay(
     end: To = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="All reasons and partitions.")] = False,
+    repaired: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Those of a file that `dlq export` wrote, with the values it has now."
+        ),
+    ] = None,
 ) -> None:
-    """Send rejected submits again, unchanged, once what made them bad is repaired. None is sent twice.
+    """Send rejected submits again once what made them bad is repaired: unchanged, or as corrected in a file. None is
+    sent twice, whatever dies meanwhile. One that is still bad comes back as a new dead letter.
 
-    Examples: `portwatch dlq replay --reason bad-port`, `portwatch dlq replay --partition 3 --from 1200 --to 1300`
+    Examples: `portwatch dlq replay --reason bad-port`, `portwatch dlq replay --partition 3 --from 1200 --to 1300`,
+    `portwatch dlq replay --repaired good.jsonl`
     """
     from streams import dlq
 
-    if not (reason or everything or partition is not None):
-        raise typer.BadParameter("say which: --reason, --partition or --all")
-    if partition is None and (start or end is not None):
-        raise typer.BadParameter("--from and --to are offsets of one partition: say --partition")
+    if not (reason or everything or partition is not None or repaired):
+        raise typer.BadParameter("say which: --reason, --partition, --all or --repaired")
     choice = _choice(reason, partition, start, end)
-    sent = on_kafka(lambda settings: dlq.replay(settings, choice))
-    typer.echo("\n".join(f"{count:,} {name}" for name, count in sent.most_common()) or "nothing to send")
+    repairs = dlq.repaired(repaired) if repaired else None
+    done = on_kafka(lambda settings: dlq.replay(settings, choice, repairs))
+    typer.echo("\n".join(f"{count:,} {name}" for name, count in done.sent.most_common()) or "nothing to send")
+    if done.cut:
+        say(f"{done.cut:,} were too large to be kept whole and can't be sent from here: see `origin` in `dlq show`")
+    if repairs and (rest := len(repairs) - done.sent.total()):
+        say(f"{rest:,} of the file were sent before, are gone or are not among those chosen")
 
 
 def _choice(reasons: list[str] | None, partition: int | None, start: int, end: int | None) -> "Choice":
@@ -253,6 +282,8 @@ def _choice(reasons: list[str] | None, partition: int | None, start: int, end: i
         raise typer.BadParameter(
             f"{unknown[0]!r} is not one of {', '.join(sorted(ALL_REASONS))}", param_hint="--reason"
         )
+    if partition is None and (start or end is not None):
+        raise typer.BadParameter("--from and --to are offsets of one partition: say --partition")
     whole = Choice(frozenset(reasons or ()), partition)
     return Choice(whole.reasons, partition, start, whole.end if end is None else end)
 

@@ -147,6 +147,12 @@ class RejectReason(StrEnum):
     ARROW_UNSUPPORTED = "arrow-unsupported"  # the `arrow` extra is not installed
 
 
+REPLAYED_HEADER = "dlq.replayed"
+"""How often the record has been sent again from the dead letters; it comes back with what is rejected once more."""
+CUT_HEADER = "dlq.original.bytes"
+"""Size of the original value; only on a letter that holds less of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """One submit that was turned away, as a value. `detail` names fields and limits, never content."""
@@ -163,7 +169,8 @@ class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A reject with its origin: a line of `--dlq rejected.jsonl`, or a record of sms.submit.v1.dlq.
 
     On Kafka the record has the original key and value, and the rest is in `headers`. A rejected line of a block is a
-    record of its own; a block that is rejected whole keeps its content-type.
+    record of its own; a block that is rejected whole keeps its content-type. What is too large for the topic is cut,
+    and says how large it was.
     """
 
     reason: Annotated[RejectReason, Meta(description="Why, from a closed list.")]
@@ -173,12 +180,15 @@ class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
     offset: Annotated[int, Meta(ge=0, description="Original offset; the line number in a file.")]
     timestamp_ms: Annotated[int | None, Meta(description="Original Kafka timestamp.")] = None
     line: Annotated[int | None, Meta(description="1-based line in the block at that offset.")] = None
+    replayed: Annotated[int | None, Meta(description="How often it had been sent again before.")] = None
+    size_bytes: Annotated[int | None, Meta(description="Of the original value, where this one is cut.")] = None
+    sha256: Annotated[str | None, Meta(description="Of the original value, where this one is cut.")] = None
     value: Annotated[str | None, Meta(description="The rejected bytes, if they are UTF-8.")] = None
     value_base64: Annotated[bytes | None, Meta(description="The rejected bytes, if they are not.")] = None
 
     @classmethod
     def of(cls, reject: Reject, topic: str, partition: int, timestamp_ms: int | None = None) -> "DeadLetter":
-        text, binary = _text_or_bytes(reject.value)
+        text, binary = text_or_bytes(reject.value)
         return cls(
             reason=reject.reason,
             error=reject.detail,
@@ -207,11 +217,15 @@ class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
             "dlq.original.offset": self.offset,
             "dlq.original.timestamp": self.timestamp_ms,
             "dlq.original.line": self.line,
+            CUT_HEADER: self.size_bytes,
+            "dlq.original.sha256": self.sha256,
+            REPLAYED_HEADER: self.replayed,
         }
         return {name: str(value).encode() for name, value in known.items() if value is not None}
 
 
-def _text_or_bytes(value: bytes | None) -> tuple[str | None, bytes | None]:
+def text_or_bytes(value: bytes | None) -> tuple[str | None, bytes | None]:
+    """The value as JSON can hold it: as text if it is UTF-8, else as it is."""
     if value is None:
         return None, None
     try:

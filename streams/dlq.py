@@ -1,35 +1,48 @@
 """The dead letter queue for people: what was rejected and why, and sending it again once the reason is gone.
 
-Content stays hidden unless asked for: a rejected submit holds what a good one does. `replay` keeps its progress per
-reason in the offsets of a consumer group of its own, so that a second replay sends nothing twice.
+Content stays hidden unless asked for: a rejected submit holds what a good one does. What is repaired is either what
+judged the record, and `replay` sends it unchanged, or the record itself, in a file that `export` wrote. `replay` keeps
+its progress per reason in the offsets of a consumer group of its own, in one transaction with what it sends: whatever
+dies, and however many replays there are, each letter is sent once.
 """
 
 import asyncio
+import os
 import re
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.errors import ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
+from msgspec import Meta, Struct
 from rich.table import Table
 from rich.text import Text
 
 from streams import topics
-from streams.contract import RejectReason
-from streams.kafka import admin_client, committed, consumer_client, producer_client, records_to_end
+from streams.contract import CUT_HEADER, REPLAYED_HEADER, RejectReason, text_or_bytes
+from streams.kafka import (
+    NoTransactionsError,
+    admin_client,
+    committed,
+    consumer_client,
+    records_to_end,
+    transactional_producer,
+)
 from streams.settings import Settings
 
-REPLAYED_HEADER = "dlq.replayed"
-"""How often the record has been sent again."""
 OTHER = "other"
 """Reason of a record that names none of ours."""
 ALL_REASONS = frozenset([*RejectReason, OTHER])
 SHOWN_BYTES = 48
 SHOWN_CONTENT_BYTES = 400
 CHUNK = 500
+CHUNK_BYTES = 4 * 2**20
+"""Of the letters of one transaction, unless a single one is larger: well under a second of work, of the 10 s it has."""
 LONGEST_PROGRESS = 4_000
 """Kafka keeps 4,096 bytes beside an offset (offset.metadata.max.bytes)."""
 
@@ -64,6 +77,15 @@ class Letter:
         line = self.text("dlq.original.line")
         place = f"{self.text('dlq.original.topic')}/{self.text('dlq.original.partition')}"
         return f"{place}@{self.text('dlq.original.offset')}{':' + line if line else ''}"
+
+    @property
+    def place(self) -> str:
+        return f"{self.partition}@{self.offset}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds all of what was rejected."""
+        return CUT_HEADER not in self.headers
 
     def text(self, header: str) -> str:
         return self.headers.get(header, b"").decode("utf-8", "replace")
@@ -112,13 +134,16 @@ def tables(overview: Overview, *, with_content: bool) -> tuple[Table, Table]:
     counts = Table("reason", "records", title="dead letters")
     for reason, count in overview.counts.most_common():
         counts.add_row(Text(reason), str(count))
-    letters = Table("place", "key", "reason", "error", "origin", "bytes", "content" if with_content else "shape")
+    content_column = "content" if with_content else "shape"
+    letters = Table("place", "key", "reason", "error", "origin", "replayed", "bytes", content_column)
     for letter in overview.newest:
         value = letter.value or b""
         content = _escaped(value, SHOWN_CONTENT_BYTES) if with_content else shape(value)
-        cells = (f"{letter.partition}@{letter.offset}", _escaped(letter.key or b"", SHOWN_BYTES), letter.reason)
-        about = (_escaped(letter.text("dlq.error").encode(), SHOWN_CONTENT_BYTES), letter.origin, str(len(value)))
-        letters.add_row(*[Text(cell) for cell in (*cells, *about, content)])
+        cells = (letter.place, _escaped(letter.key or b"", SHOWN_BYTES), letter.reason)
+        about = (_escaped(letter.text("dlq.error").encode(), SHOWN_CONTENT_BYTES), letter.origin)
+        size = str(len(value)) if letter.is_whole else f"{len(value)} of {letter.text(CUT_HEADER)}"
+        replayed = str(letter.number(REPLAYED_HEADER) or "")
+        letters.add_row(*[Text(cell) for cell in (*cells, *about, replayed, size, content)])
     return counts, letters
 
 
@@ -134,26 +159,98 @@ def _escaped(value: bytes, limit: int) -> str:
     return readable + ("..." if len(value) > limit else "")
 
 
+# ---- repair
+
+
+class Repair(Struct, kw_only=True, omit_defaults=True):
+    """A line of what `export` writes, with the letter's value for a person to correct."""
+
+    letter: Annotated[str, Meta(pattern="^[0-9]{1,9}@[0-9]{1,18}$")]  # where it lies: partition@offset
+    reason: str = ""
+    error: str = ""
+    value: str | None = None
+    value_base64: bytes | None = None  # of what is not UTF-8
+
+    @classmethod
+    def of(cls, letter: Letter) -> "Repair":
+        text, binary = text_or_bytes(letter.value)
+        error = letter.text("dlq.error")
+        return cls(letter=letter.place, reason=letter.reason, error=error, value=text, value_base64=binary)
+
+    @property
+    def content(self) -> bytes:
+        return (self.value or "").encode() if self.value_base64 is None else self.value_base64
+
+
+async def export(settings: Settings, choice: Choice, file: Path) -> int:
+    """Write the chosen letters that were not replayed, a `Repair` a line, for nobody else to read; returns how many.
+
+    Letters that were cut are left out. Raises `DeadLetterError`, or OSError for the file.
+    """
+    partitions = await _partitions(settings, choice)
+    count = 0
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as lines:
+        async with consumer_client(settings, _group(settings)) as consumer:
+            progress = await _progress(consumer, partitions)
+            for partition in partitions:
+                async for letter in _letters(consumer, partition, choice):
+                    if letter.is_whole and not progress[partition].has(letter.reason, letter.offset):
+                        lines.write(msgspec.json.encode(Repair.of(letter)) + b"\n")
+                        count += 1
+    return count
+
+
+def repaired(file: Path) -> dict[str, bytes]:
+    """The values of such a file by the place of their letters. Raises `DeadLetterError` with the line, or OSError."""
+    values: dict[str, bytes] = {}
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                repair = msgspec.json.decode(line, type=Repair)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise DeadLetterError(f"{file} line {number}: {error}") from None
+            if repair.letter in values:
+                raise DeadLetterError(f"{file} line {number}: letter {repair.letter} comes a second time")
+            values[repair.letter] = repair.content
+    return values
+
+
 # ---- replay
 
 
-async def replay(settings: Settings, choice: Choice) -> Counter[str]:
-    """Send the chosen letters again, original key and bytes, to the submit topic; returns how many of each reason.
+@dataclass(slots=True)
+class Replay:
+    """What a replay did: how many letters of each reason it sent, and how many it left because they were cut."""
 
-    What an earlier replay sent is left out. Progress is committed after each acknowledged chunk: a crash in between
-    repeats at most one chunk, and so may two replays at the same time. Raises `DeadLetterError`, or the broker's
-    `KafkaError`.
+    sent: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
+
+
+async def replay(settings: Settings, choice: Choice, repairs: Mapping[str, bytes] | None = None) -> Replay:
+    """Send the chosen letters again, original key and bytes, to the submit topic.
+
+    With `repairs` only the letters at these places, each with its new value. What an earlier replay sent is left out:
+    letters and progress are committed together, and a replay fences the one before it. One that is rejected once more
+    is a new letter, for a next replay to send. Raises `DeadLetterError`, or the broker's `KafkaError`.
     """
     partitions = await _partitions(settings, choice)
-    group = f"{settings.group_id}-dlq-replay"
-    sent: Counter[str] = Counter()
-    async with consumer_client(settings, group) as consumer, producer_client(settings) as producer:
-        consumer.assign(partitions)
-        commits = await committed(consumer, partitions)
-        for partition in partitions:
-            done = Replayed.committed(commits[partition]) if partition in commits else Replayed()
-            sent += await _replay_partition(consumer, _Sender(settings, producer), partition, choice, done)
-    return sent
+    group = _group(settings)
+    done = Replay()
+    try:
+        # The producer first: once it runs nobody else commits progress, so that what is read then is the last word.
+        async with transactional_producer(settings, group) as producer, consumer_client(settings, group) as consumer:
+            progress = await _progress(consumer, partitions)
+            for partition in partitions:
+                sender = _Sender(settings, producer, partition, progress[partition])
+                await _replay_partition(consumer, sender, choice, repairs, done)
+    except ProducerFenced:
+        raise DeadLetterError(
+            f"another replay of {group} has taken over, or Kafka was away for too long; "
+            f"{done.sent.total()} letters were sent before: start it again for the rest, none is sent twice"
+        ) from None
+    except NoTransactionsError as error:
+        raise DeadLetterError(f"{error}: without them a replay could send a letter twice") from None
+    return done
 
 
 class Replayed:
@@ -168,7 +265,7 @@ class Replayed:
     def committed(cls, commit: OffsetAndMetadata) -> "Replayed":
         """From a commit of `replay`, or one that a person made with Kafka's tools: then all below it counts as done."""
         replayed = cls(commit.metadata)
-        if not commit.metadata and commit.offset > 0:
+        if not commit.metadata:
             for reason in ALL_REASONS:
                 replayed.add(reason, 0, commit.offset)
         return replayed
@@ -179,6 +276,8 @@ class Replayed:
     def add(self, reason: str, start: int, end: int) -> None:
         merged: list[tuple[int, int]] = []
         for low, high in sorted([*self._ranges.get(reason, ()), (start, end)]):
+            if low == high:
+                continue
             if merged and low <= merged[-1][1]:
                 merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
             else:
@@ -190,49 +289,76 @@ class Replayed:
 
 
 async def _replay_partition(
-    consumer: AIOKafkaConsumer, sender: "_Sender", partition: TopicPartition, choice: Choice, done: Replayed
-) -> Counter[str]:
-    consumer.assign([partition])
+    consumer: AIOKafkaConsumer,
+    sender: "_Sender",
+    choice: Choice,
+    repairs: Mapping[str, bytes] | None,
+    done: Replay,
+) -> None:
+    partition, progress = sender.partition, sender.progress
     first = (await consumer.beginning_offsets([partition]))[partition]
-    start = max(first, choice.start)
-    sent: Counter[str] = Counter()
+    # Of each reason, from where on no letter was left: all of it until the next one sent is then gone through.
+    begin = dict.fromkeys(ALL_REASONS, choice.start if choice.start > first else 0)
     chunk: list[Letter] = []
 
-    async def settle(end: int) -> None:
+    async def settle() -> None:
         await sender.send(chunk)
+        done.sent.update(letter.reason for letter in chunk)
         chunk.clear()
-        for reason in choice.reasons or ALL_REASONS:
-            done.add(reason, start if start > first else 0, end)
-        if len(str(done)) > LONGEST_PROGRESS:
-            raise DeadLetterError("too many separate ranges were replayed: replay a range that joins them")
-        await consumer.commit({partition: (end, str(done))})
 
-    consumer.seek(partition, start)
-    async for record in records_to_end(consumer):
-        letter = Letter.of(record)
-        if choice.has(letter) and not done.has(letter.reason, letter.offset):
+    async for letter in _letters(consumer, partition, choice):
+        if progress.has(letter.reason, letter.offset):
+            continue
+        if repairs is not None and letter.place not in repairs:
+            begin[letter.reason] = letter.offset + 1
+            continue
+        progress.add(letter.reason, begin[letter.reason], letter.offset + 1)
+        if repairs is not None:
+            chunk.append(replace(letter, value=repairs[letter.place]))
+        elif letter.is_whole:
             chunk.append(letter)
-            sent[letter.reason] += 1
-        if len(chunk) == CHUNK:
-            await settle(letter.offset + 1)
-    end = min(choice.end, await consumer.position(partition))
-    if end > start:
-        await settle(end)
-    return sent
+        else:
+            done.cut += 1
+        if len(chunk) == CHUNK or sum(len(letter.value or b"") for letter in chunk) > CHUNK_BYTES:
+            await settle()
+    if chunk:
+        await settle()
+
+
+async def _letters(consumer: AIOKafkaConsumer, partition: TopicPartition, choice: Choice) -> AsyncIterator[Letter]:
+    """The chosen letters of a partition, of those that are there now."""
+    consumer.assign([partition])
+    first = (await consumer.beginning_offsets([partition]))[partition]
+    consumer.seek(partition, max(first, choice.start))
+    async for record in records_to_end(consumer):
+        if choice.has(letter := Letter.of(record)):
+            yield letter
 
 
 class _Sender:
-    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
-        self._topic = topics.SUBMIT.with_prefix(settings.topic_prefix).name
-        self._producer = producer
+    """Sends letters of one partition to the submit topic, each chunk with its progress in one transaction."""
 
-    async def send(self, letters: Collection[Letter]) -> None:
-        """Return when the broker has all of them."""
-        on_their_way = [await self._send(letter) for letter in letters]
-        await asyncio.gather(*on_their_way)
+    def __init__(
+        self, settings: Settings, producer: AIOKafkaProducer, partition: TopicPartition, progress: Replayed
+    ) -> None:
+        self._topic = topics.SUBMIT.with_prefix(settings.topic_prefix).name
+        self._group = _group(settings)
+        self._producer = producer
+        self.partition = partition
+        self.progress = progress
+
+    async def send(self, letters: Sequence[Letter]) -> None:
+        """Return when the broker has all of them, and the progress."""
+        progress = OffsetAndMetadata(letters[-1].offset + 1, str(self.progress))
+        if len(progress.metadata) > LONGEST_PROGRESS:
+            raise DeadLetterError("replayed and other letters lie in too many turns: replay those in between as well")
+        async with self._producer.transaction():
+            on_their_way = [await self._send(letter) for letter in letters]
+            await asyncio.gather(*on_their_way)  # a commit would go through without one that is refused
+            await self._producer.send_offsets_to_transaction({self.partition: progress}, self._group)
 
     async def _send(self, letter: Letter) -> asyncio.Future[Any]:
-        headers = [(name, value) for name, value in letter.headers.items() if not name.startswith("dlq.")]
+        headers = [(name, text) for name, text in letter.headers.items() if not name.startswith("dlq.")]
         headers.append((REPLAYED_HEADER, str((letter.number(REPLAYED_HEADER) or 0) + 1).encode()))
         future: asyncio.Future[Any] = await self._producer.send(
             self._topic,
@@ -244,6 +370,19 @@ class _Sender:
             headers=headers,
         )
         return future
+
+
+def _group(settings: Settings) -> str:
+    """Consumer group and transactional id of replays: one at a time."""
+    return f"{settings.group_id}-dlq-replay"
+
+
+async def _progress(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Replayed]:
+    commits = await committed(consumer, partitions)
+    return {
+        partition: Replayed.committed(commits[partition]) if partition in commits else Replayed()
+        for partition in partitions
+    }
 
 
 async def _partitions(settings: Settings, choice: Choice) -> list[TopicPartition]:

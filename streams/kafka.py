@@ -18,6 +18,11 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 5.0
 POLL_MS = 500
 STOP_S = 0.5
+TRANSACTION_MS = 10_000
+"""What a killed transaction holds up its readers at most, with 10 s until the broker looks
+(transaction.abort.timed.out.transaction.cleanup.interval.ms)."""
+MOST_REQUEST_BYTES = 100 * 2**20
+"""Brokers take no larger request (socket.request.max.bytes); how large a record may be is for its topic to say."""
 
 
 class KafkaUnreachableError(Exception):
@@ -116,12 +121,46 @@ async def producer_client(settings: Settings) -> AsyncIterator[AIOKafkaProducer]
     try:
         yield producer
     finally:
+        await _stop(producer)
+
+
+class NoTransactionsError(Exception):
+    """The broker refuses transactions, as the embedded one does."""
+
+
+@asynccontextmanager
+async def transactional_producer(settings: Settings, transactional_id: str) -> AsyncIterator[AIOKafkaProducer]:
+    """A producer of transactions, stopped at the end.
+
+    When the block begins, every earlier producer of that id is fenced (`ProducerFenced` in its next call, as after
+    TRANSACTION_MS without an end) and what it had begun is rolled back. Raises `NoTransactionsError`.
+    """
+    producer = AIOKafkaProducer(
+        **connection(settings),
+        transactional_id=transactional_id,
+        transaction_timeout_ms=TRANSACTION_MS,
+        max_request_size=MOST_REQUEST_BYTES,
+    )
+    try:
         try:
-            async with asyncio.timeout(STOP_S):
-                await producer.stop()
-        except TimeoutError:  # Kafka is away; it would wait without end for what is still on its way
-            await producer._sender.close()  # noqa: SLF001 - what is left of `stop` behind that wait
-            await producer.client.close()
+            await producer.start()
+        except UnknownError:
+            raise NoTransactionsError(f"{','.join(settings.bootstrap_servers)} has no transactions") from None
+        yield producer
+    finally:
+        broken = producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001 - or asyncio tells of it once more
+        if broken and broken.done():
+            broken.exception()
+        await _stop(producer)
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    try:
+        async with asyncio.timeout(STOP_S):
+            await producer.stop()
+    except TimeoutError:  # Kafka is away; it would wait without end for what is still on its way
+        await producer._sender.close()  # noqa: SLF001 - what is left of `stop` behind that wait
+        await producer.client.close()
 
 
 @asynccontextmanager

@@ -15,8 +15,7 @@ import yaml
 from detectors.contract import Alert, Command
 from detectors.registry import Campaign, Enterprise, Filing, PortLease
 from streams import topics
-from streams.contract import DeadLetter, RejectReason, Submit
-from streams.dlq import REPLAYED_HEADER
+from streams.contract import CUT_HEADER, REPLAYED_HEADER, DeadLetter, RejectReason, Submit
 from streams.registry import FIRST_MS, LAST_MS, TIME_KEYS, WIRE_NAMES
 from streams.settings import Settings, settings_page
 from streams.topics import Topic
@@ -121,6 +120,7 @@ _EVENT = {
     },
 }
 _TEXT, _NUMBER = {"type": "string"}, {"type": "string", "pattern": "^[0-9]+$"}
+_AGAIN = {**_NUMBER, "description": "how often it came back from the dead letters"}
 _REJECTED = {
     "type": "object",
     "required": ["dlq.reason", "dlq.error", "dlq.original.topic", "dlq.original.partition", "dlq.original.offset"],
@@ -132,12 +132,12 @@ _REJECTED = {
         "dlq.original.offset": _NUMBER,
         "dlq.original.timestamp": _NUMBER,
         "dlq.original.line": _NUMBER,
+        CUT_HEADER: {**_NUMBER, "description": "only where the value is cut: the size of the whole"},
+        "dlq.original.sha256": {**_TEXT, "description": "only where the value is cut: of the whole"},
+        REPLAYED_HEADER: _AGAIN,
     },
 }
-_REPLAYED = {
-    "type": "object",
-    "properties": {REPLAYED_HEADER: {"type": "string", "description": "how often it came back from the dead letters"}},
-}
+_REPLAYED = {"type": "object", "properties": {REPLAYED_HEADER: _AGAIN}}
 _BYTES = {"description": "bytes"}
 
 

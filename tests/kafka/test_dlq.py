@@ -62,7 +62,7 @@ async def values(settings: Settings) -> list[bytes | None]:
 async def test_a_replayed_record_is_the_original_and_says_how_often_it_was_replayed(settings: Settings) -> None:
     await reject(settings, [NOT_JSON])
 
-    assert await dlq.replay(settings, Choice()) == {"not-json": 1}
+    assert (await dlq.replay(settings, Choice())).sent == {"not-json": 1}
 
     (record,) = await submitted(settings)
     assert (record.key, record.value, record.timestamp) == (b"10690010", b"0", LOGGED_MS)
@@ -73,10 +73,10 @@ async def test_a_second_replay_sends_nothing_twice(settings: Settings) -> None:
     await reject(settings, [NOT_JSON] * 3)
     await reject(settings, [BAD_PORT] * 2, partition=1)
 
-    assert await dlq.replay(settings, Choice()) == {"not-json": 3, "bad-port": 2}
-    assert await dlq.replay(settings, Choice()) == {}
+    assert (await dlq.replay(settings, Choice())).sent == {"not-json": 3, "bad-port": 2}
+    assert (await dlq.replay(settings, Choice())).sent == {}
     await reject(settings, [NOT_JSON])
-    assert await dlq.replay(settings, Choice()) == {"not-json": 1}
+    assert (await dlq.replay(settings, Choice())).sent == {"not-json": 1}
 
     assert await values(settings) == [b"0", b"0", b"0", b"1", b"1", b"2"]
 
@@ -84,38 +84,38 @@ async def test_a_second_replay_sends_nothing_twice(settings: Settings) -> None:
 async def test_reasons_are_replayed_apart_and_none_is_forgotten(settings: Settings) -> None:
     await reject(settings, [NOT_JSON, BAD_PORT, NOT_JSON, BAD_PORT])
 
-    assert await dlq.replay(settings, Choice(reasons=frozenset({"bad-port"}))) == {"bad-port": 2}
+    assert (await dlq.replay(settings, Choice(reasons=frozenset({"bad-port"})))).sent == {"bad-port": 2}
     assert await values(settings) == [b"1", b"3"]
-    assert await dlq.replay(settings, Choice()) == {"not-json": 2}
+    assert (await dlq.replay(settings, Choice())).sent == {"not-json": 2}
     assert await values(settings) == [b"0", b"1", b"2", b"3"]
 
 
 async def test_a_range_is_replayed_and_what_lies_around_it_stays_to_be_replayed(settings: Settings) -> None:
     await reject(settings, [NOT_JSON] * 6)
 
-    assert await dlq.replay(settings, Choice(partition=0, start=2, end=4)) == {"not-json": 2}
+    assert (await dlq.replay(settings, Choice(partition=0, start=2, end=4))).sent == {"not-json": 2}
     assert await values(settings) == [b"2", b"3"]
-    assert await dlq.replay(settings, Choice()) == {"not-json": 4}
+    assert (await dlq.replay(settings, Choice())).sent == {"not-json": 4}
     assert await values(settings) == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
 
 async def test_a_person_may_reset_the_group_with_other_tools(settings: Settings) -> None:
     await reject(settings, [NOT_JSON] * 3)
     partition = TopicPartition(f"{settings.topic_prefix}sms.submit.v1.dlq", 0)
-    assert await dlq.replay(settings, Choice()) == {"not-json": 3}
+    assert (await dlq.replay(settings, Choice())).sent == {"not-json": 3}
 
     async with consumer_client(settings, f"{settings.group_id}-dlq-replay") as consumer:
         consumer.assign([partition])
         await consumer.commit({partition: 1})
 
-    assert await dlq.replay(settings, Choice()) == {"not-json": 2}
+    assert (await dlq.replay(settings, Choice())).sent == {"not-json": 2}
 
 
 async def test_a_replay_longer_than_a_chunk_sends_all(settings: Settings) -> None:
     count = dlq.CHUNK + 3
     await reject(settings, [NOT_JSON] * count)
 
-    assert await dlq.replay(settings, Choice()) == {"not-json": count}
+    assert (await dlq.replay(settings, Choice())).sent == {"not-json": count}
     assert await values(settings) == sorted(str(number).encode() for number in range(count))
 
 
