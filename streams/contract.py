@@ -4,12 +4,14 @@ The constraints are those of the contract. The decoder enforces them all except 
 expression per value and are checked by the codec for whole batches; JSON Schema is generated from these types.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from detectors.registry import Carrier
 
@@ -187,7 +189,14 @@ class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
     value_base64: Annotated[bytes | None, Meta(description="The rejected bytes, if they are not.")] = None
 
     @classmethod
-    def of(cls, reject: Reject, topic: str, partition: int, timestamp_ms: int | None = None) -> "DeadLetter":
+    def of(
+        cls,
+        reject: Reject,
+        topic: str,
+        partition: int,
+        timestamp_ms: int | None = None,
+        replayed: int | None = None,
+    ) -> "DeadLetter":
         text, binary = text_or_bytes(reject.value)
         return cls(
             reason=reject.reason,
@@ -197,13 +206,22 @@ class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
             offset=reject.offset,
             timestamp_ms=timestamp_ms,
             line=reject.line,
+            replayed=replayed,
             value=text,
             value_base64=binary,
         )
 
+    def cut(self, size: int) -> "DeadLetter":
+        """The same with the first `size` bytes of its value; it says what the whole was."""
+        whole = self.original or b""
+        text, binary = text_or_bytes(whole[:size])
+        return replace(
+            self, value=text, value_base64=binary, size_bytes=len(whole), sha256=hashlib.sha256(whole).hexdigest()
+        )
+
     @property
     def original(self) -> bytes | None:
-        """The rejected bytes; None for a null record."""
+        """The rejected bytes, as far as they were kept; None for a null record."""
         return self.value_base64 if self.value is None else self.value.encode()
 
     @property

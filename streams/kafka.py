@@ -115,9 +115,12 @@ async def started_producer(settings: Settings, **options: Any) -> AIOKafkaProduc
 
 
 @asynccontextmanager
-async def producer_client(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+async def producer_client(
+    settings: Settings,
+    **options: Any,  # noqa: ANN401 - as above
+) -> AsyncIterator[AIOKafkaProducer]:
     """The same, stopped at the end. What has to arrive is awaited inside the block."""
-    producer = await started_producer(settings)
+    producer = await started_producer(settings, **options)
     try:
         yield producer
     finally:

@@ -18,6 +18,11 @@ from streams.settings import Settings
 DAY_MS = 86_400_000
 USUAL_REPLICAS = 3
 MISSING = "missing"
+LARGEST = "max.message.bytes"
+USUAL_LARGEST_BYTES = 1_048_588
+"""max.message.bytes of a topic that says nothing else."""
+ENVELOPE_BYTES = 4_096
+"""What a dead letter may add to the record in it: where it comes from and why it is there."""
 SHOWN_TRIES, SHOWN_PAUSE_S = 100, 0.1
 
 
@@ -33,6 +38,7 @@ class Topic:
     holds: str
     keep_ms: int | None
     is_single: bool = False
+    largest_bytes: int | None = None  # of its record batches; None is what the cluster says
 
     @property
     def cleanup_policy(self) -> Literal["delete", "compact"]:
@@ -47,7 +53,8 @@ class Topic:
     @property
     def configs(self) -> dict[str, str]:
         kept = {"retention.ms": str(self.keep_ms)} if self.keep_ms else {}
-        return {"cleanup.policy": self.cleanup_policy, **kept}
+        largest = {LARGEST: str(self.largest_bytes)} if self.largest_bytes else {}
+        return {"cleanup.policy": self.cleanup_policy, **kept, **largest}
 
 
 SUBMIT = Topic(name="sms.submit.v1", key="access port", holds="submits, one or a block per record", keep_ms=7 * DAY_MS)
@@ -69,7 +76,11 @@ ALERTS = Topic(name="sms.alerts.v1", key="alert id", holds="lifecycle events (Cl
 COMMANDS = Topic(name="sms.commands.v1", key="access port", holds="throttles and releases", keep_ms=7 * DAY_MS)
 PANES = Topic(name="sms.panes.v1", key="access port", holds="closed counts per port", keep_ms=30 * DAY_MS)
 DEAD_LETTERS = Topic(
-    name="sms.submit.v1.dlq", key="original key", holds="rejected records, original bytes", keep_ms=14 * DAY_MS
+    name="sms.submit.v1.dlq",
+    key="original key",
+    holds="rejected records, original bytes",
+    keep_ms=14 * DAY_MS,
+    largest_bytes=USUAL_LARGEST_BYTES + ENVELOPE_BYTES,
 )
 # A pointer in the group's offsets must never outlive what it points to, and Kafka keeps those for 7 days by default
 # after the last worker has gone (offsets.retention.minutes). A living worker writes each partition every hour at least.
@@ -153,6 +164,17 @@ async def require(settings: Settings, needed: Sequence[Topic]) -> None:
         )
 
 
+async def largest_bytes(settings: Settings, topic: Topic) -> int:
+    """Size of the largest record batch that the topic takes now."""
+    name = topic.with_prefix(settings.topic_prefix).name
+    async with admin_client(settings) as admin:
+        return _largest_bytes((await _configs(admin, [name]))[name])
+
+
+def _largest_bytes(config: Mapping[str, str]) -> int:
+    return int(config.get(LARGEST) or USUAL_LARGEST_BYTES)
+
+
 async def check(settings: Settings) -> list[Difference]:
     """Every difference between the cluster and what must be; empty when all is well. Changes nothing."""
     async with admin_client(settings) as admin:
@@ -168,7 +190,17 @@ async def check(settings: Settings) -> list[Difference]:
         if found[topic.name] != partitions:
             differences.append(Difference(topic.name, f"partitions: found {found[topic.name]}, must be {partitions}"))
         differences += [Difference(topic.name, what) for what in _wrong_configs(topic, configs[topic.name])]
-    return differences
+    return differences + _too_small_letters(configs, settings)
+
+
+def _too_small_letters(configs: Mapping[str, Mapping[str, str]], settings: Settings) -> list[Difference]:
+    """Whether what a sender may send still fits when it is rejected."""
+    submits, letters = (topic.with_prefix(settings.topic_prefix).name for topic in (SUBMIT, DEAD_LETTERS))
+    if submits not in configs or letters not in configs:
+        return []
+    found, least = _largest_bytes(configs[letters]), _largest_bytes(configs[submits]) + ENVELOPE_BYTES
+    what = f"{LARGEST}: found {found}, must be {least} or more: what is larger is cut when it is rejected"
+    return [Difference(letters, what)] if found < least else []
 
 
 def _wrong_configs(topic: Topic, config: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,7 @@ What is ignored is not read, but all of a record must be UTF-8 and JSON.
 """
 
 import re
+import struct
 from binascii import unhexlify
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,8 +36,12 @@ from streams.contract import (
 NDJSON = b"application/x-ndjson"
 ARROW_STREAM = b"application/vnd.apache.arrow.stream"
 
-MAX_ARROW_ROWS = 1 << 17
-"""Rows of one Arrow block; a column of nulls has rows that take no bytes."""
+MAX_LINES = 1 << 17
+"""Lines or rows of one block; and of what is decoded at once, blocks and records together. If all of them are bad, each
+becomes a dead letter: some 60 MB and seconds of sending."""
+
+LEAST_ROW_BYTES = 9
+"""Of an Arrow row that can be a submit: two offsets of strings and a number."""
 
 CHUNK = 512
 """Records that are taken apart together, so that their objects stay in the core's cache (docs/benchmarks.md)."""
@@ -97,6 +102,30 @@ def decode(
 # --- blocks
 
 
+def cuts(values: Sequence[bytes | None], content_types: Mapping[int, bytes]) -> list[int]:
+    """Where to cut the records of a batch so that no piece has more than MAX_LINES lines: [0, ..., len(values)]."""
+    if not content_types:
+        return [0, *range(MAX_LINES, len(values), MAX_LINES), len(values)]
+    found, lines = [0], 0
+    for i, value in enumerate(values):
+        most = _most_lines(value or b"", content_types.get(i, b""))
+        if lines + most > MAX_LINES and lines:
+            found.append(i)
+            lines = 0
+        lines += most
+    return [*found, len(values)]
+
+
+def _most_lines(value: bytes, content_type: bytes) -> int:
+    """How many rows and rejects a record makes at most; what has more is rejected whole."""
+    media_type = _media_type(content_type)
+    if media_type == NDJSON:
+        return min(value.count(b"\n") + 1, MAX_LINES)
+    if media_type == ARROW_STREAM:
+        return min(len(value) // LEAST_ROW_BYTES + 1, MAX_LINES)
+    return 1
+
+
 @dataclass(slots=True)
 class _Lines:
     """Submits to decode, one by one, and which record each came from."""
@@ -135,15 +164,25 @@ def _unfold(values: Sequence[bytes | None], content_types: Mapping[int, bytes]) 
 
 def _block(value: bytes | None, content_type: bytes) -> Mapping[int | None, bytes | None] | _Refusal:
     """The submits in a record by line number; the record itself under None if it is no block."""
-    media_type = content_type.partition(b";")[0].strip().lower()
+    media_type = _media_type(content_type)
     if media_type not in (NDJSON, ARROW_STREAM):
         return {None: value}
-    rows = _arrow_rows(value) if value and media_type == ARROW_STREAM else (value or b"").split(b"\n")
+    rows = _arrow_rows(value) if value and media_type == ARROW_STREAM else _ndjson_rows(value or b"")
     if isinstance(rows, _Refusal):
         return rows
     return {n: row for n, row in enumerate(rows, 1) if row and not row.isspace()} or _Refusal(
         RejectReason.EMPTY, "a block without a submit"
     )
+
+
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.partition(b";")[0].strip().lower()
+
+
+def _ndjson_rows(block: bytes) -> list[bytes] | _Refusal:
+    if block.count(b"\n") >= MAX_LINES:
+        return _Refusal(RejectReason.TOO_LARGE, f"more than {MAX_LINES} lines")
+    return block.split(b"\n")
 
 
 def _arrow_rows(block: bytes) -> list[bytes] | _Refusal:
@@ -153,23 +192,62 @@ def _arrow_rows(block: bytes) -> list[bytes] | _Refusal:
     except ImportError:
         return _Refusal(RejectReason.ARROW_UNSUPPORTED, "Arrow blocks need the extra: pip install 'portwatch[arrow]'")
     try:
+        if any(map(_is_compressed, pa.ipc.MessageReader.open_stream(block))):
+            return _Refusal(RejectReason.BAD_ARROW, "compressed: let Kafka's producer compress")
         with pa.ipc.open_stream(block) as stream:
-            known = [i for i, column in enumerate(stream.schema) if column.name in _KNOWN]
-            for column in map(stream.schema.field, known):
-                if not _PLAIN_ARROW.fullmatch(str(column.type)):
-                    return _Refusal(RejectReason.BAD_ARROW, f"{column.name}: not of integer, string or list of string")
+            columns = _arrow_columns(stream.schema)
+            if isinstance(columns, _Refusal):
+                return columns
             rows: list[bytes] = []
             for batch in stream:
-                if len(rows) + batch.num_rows > MAX_ARROW_ROWS:
-                    return _Refusal(RejectReason.BAD_ARROW, f"more than {MAX_ARROW_ROWS} rows")
+                if len(rows) + batch.num_rows > MAX_LINES:
+                    return _Refusal(RejectReason.BAD_ARROW, f"more than {MAX_LINES} rows")
                 batch.validate(full=True)  # offsets of a hostile block may point anywhere
-                rows.extend(map(msgspec.json.encode, batch.select(known).to_pylist()))
-    except (pa.ArrowException, OSError, ValueError) as error:
+                for start in range(0, batch.num_rows, CHUNK):
+                    rows.extend(map(msgspec.json.encode, batch.select(columns).slice(start, CHUNK).to_pylist()))
+    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
         return _Refusal(RejectReason.BAD_ARROW, f"not an Arrow IPC stream: {type(error).__name__}")
     return rows
 
 
-_PLAIN_ARROW = re.compile(r"u?int\d+|(large_)?string|null|(large_)?list<\w+: (large_)?string( not null)?>")
+def _arrow_columns(schema: Any) -> list[int] | _Refusal:  # noqa: ANN401 - pyarrow has no types
+    """The columns to read. Of those with one name the last wins, as in JSON; nulls say nothing and take no bytes."""
+    types = [(column.name, str(column.type)) for column in schema]
+    known = {name: i for i, (name, kind) in enumerate(types) if name in _KNOWN and kind != "null"}
+    for name, kind in map(types.__getitem__, known.values()):
+        if not _PLAIN_ARROW.fullmatch(kind):
+            return _Refusal(RejectReason.BAD_ARROW, f"{name}: not of integer, string or list of string")
+    if missing := _REQUIRED.keys() - known.keys():
+        return _Refusal(RejectReason.MISSING_FIELD, ", ".join(sorted(missing)))
+    return list(known.values())
+
+
+_COMPRESSION: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({"record batch": (2, 3), "dictionary": (2, 1, 3)})
+"""The way through a message's tables by numbers of fields: header, (a dictionary's record batch,) BodyCompression. From
+format/Message.fbs of Apache Arrow."""
+
+
+def _is_compressed(message: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether reading the message would unpack more than it holds. pyarrow has verified its flatbuffer."""
+    if message.type not in _COMPRESSION:
+        return False
+    buffer = memoryview(message.metadata)
+    (table,) = struct.unpack_from("<I", buffer)
+    for number in _COMPRESSION[message.type]:
+        vtable = table - struct.unpack_from("<i", buffer, table)[0]
+        slot = 4 + 2 * number
+        offset = (
+            struct.unpack_from("<H", buffer, vtable + slot)[0]
+            if slot < struct.unpack_from("<H", buffer, vtable)[0]
+            else 0
+        )
+        if not offset:
+            return False
+        table += offset + struct.unpack_from("<I", buffer, table + offset)[0]
+    return True
+
+
+_PLAIN_ARROW = re.compile(r"u?int\d+|(large_)?string|(large_)?list<\w+: (large_)?string( not null)?>")
 """Types whose values can't be larger than the bytes behind them; those of dictionaries, views and runs can."""
 
 

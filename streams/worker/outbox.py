@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from cloudevents.core.bindings.kafka import to_binary_event
 from cloudevents.core.v1.event import CloudEvent
 
@@ -18,17 +19,22 @@ from streams import topics
 from streams.contract import DeadLetter, Reject, RejectReason
 from streams.records import encode, port_counts
 from streams.settings import Settings
-from streams.worker.transport import PartitionBatch
+from streams.worker.transport import CONTENT_TYPE, PartitionBatch
 
 MOST_UNSETTLED = 10_000
 """Records on their way at once; sending waits beyond it. With panes of 100,000 ports this is what bounds memory."""
+KEPT_BYTES = 1_024
+"""Of a letter that is cut: enough to see whose it is and how it is built."""
 
 
 class Outbox:
     """Sends alerts, commands, panes and dead letters of all partitions of one worker."""
 
-    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
+    def __init__(
+        self, settings: Settings, producer: AIOKafkaProducer, largest_letter_bytes: int = topics.USUAL_LARGEST_BYTES
+    ) -> None:
         self._producer = producer
+        self._largest_letter_bytes = largest_letter_bytes
         self._source = f"/portwatch/{settings.group_id}"
         self._unsettled: set[asyncio.Future[Any]] = set()
 
@@ -58,11 +64,20 @@ class Outbox:
         """The rejects of a batch that was decoded without its first `skipped` records."""
         for reject in rejects:
             row = reject.index + skipped
-            letter = DeadLetter.of(reject, batch.topic, batch.partition, int(batch.log_time_ms[row]))
-            headers = dict(letter.headers)
+            logged_ms = int(batch.log_time_ms[row])
+            letter = DeadLetter.of(reject, batch.topic, batch.partition, logged_ms, batch.replayed.get(row))
+            headers = list(letter.headers.items())
             if reject.line is None and row in batch.content_types:
-                headers["content-type"] = batch.content_types[row]
-            await self._send(self._dead_letters, reject.value, batch.keys[row], list(headers.items()))
+                headers.append((CONTENT_TYPE, batch.content_types[row]))
+            await self._dead_letter(letter, batch.keys[row], headers)
+
+    async def _dead_letter(self, letter: DeadLetter, key: bytes | None, headers: list[tuple[str, bytes]]) -> None:
+        """Whole, or cut where the topic would refuse it: a refusal ends the producer, and the next worker's as well."""
+        if _size_bytes(key, letter.original, headers) > self._largest_letter_bytes:
+            letter = letter.cut(KEPT_BYTES)
+            headers = list(letter.headers.items())  # of what is left of a block the content type is not true
+            key = key if key is not None and len(key) <= KEPT_BYTES else None
+        await self._send(self._dead_letters, letter.original, key, headers)
 
     async def corrupt(self, batch: PartitionBatch, start: int) -> None:
         """One letter for all records of a batch that can't be read, from `start` on."""
@@ -110,3 +125,9 @@ class Outbox:
         self._unsettled.add(await self._producer.send(topic, value=value, key=key, headers=headers))
         if len(self._unsettled) > MOST_UNSETTLED:
             await self.settle()
+
+
+def _size_bytes(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> int:
+    """Of a record batch of this record, what a topic's max.message.bytes speaks of; a few bytes too many."""
+    size: int = DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, headers)
+    return size

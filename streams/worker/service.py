@@ -16,7 +16,7 @@ from detectors import catalog
 from detectors.pipeline import Pipeline
 from detectors.throttle import ThrottlePolicy
 from streams import topics
-from streams.kafka import producer_client, wait_for_broker
+from streams.kafka import MOST_REQUEST_BYTES, producer_client, wait_for_broker
 from streams.noc.alertmanager import AlertmanagerPush
 from streams.registry import load_folder
 from streams.registry_topics import RegistryFollower
@@ -141,14 +141,14 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Work
     metrics.most_queued.set_function(lambda: push.most_pending)
     async with AsyncExitStack() as house:
         registry = await house.enter_async_context(registry_of(settings))
-        producer = await house.enter_async_context(producer_client(settings))
+        producer = await house.enter_async_context(producer_client(settings, max_request_size=MOST_REQUEST_BYTES))
         worker = Worker(
             topic,
             pipeline,
             registry,
             Offsets(app),
             Checkpoints(settings, producer, pipeline),
-            Outbox(settings, producer),
+            Outbox(settings, producer, await topics.largest_bytes(settings, topics.DEAD_LETTERS)),
             push,
             metrics,
             seeding(settings.state_in, len(await producer.partitions_for(topic))),

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import faust
 import numpy as np
@@ -26,6 +26,7 @@ from mode.supervisors import CrashingSupervisor
 from mode.utils.futures import maybe_async
 from numpy.typing import NDArray
 
+from streams.contract import REPLAYED_HEADER
 from streams.kafka import ssl_context
 from streams.settings import Settings
 
@@ -46,6 +47,9 @@ REBALANCE_POLL_S = 0.02
 QUEUED_EVENTS = 4
 MAX_EVENT_RECORDS = 16_384
 MAX_EVENT_BYTES = 8 * 2**20
+MOST_REPLAYED_DIGITS = 9
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +71,8 @@ class PartitionBatch:
     """Kafka's timestamp: CreateTime or LogAppendTime, as the topic is configured; -1 = none."""
     content_types: dict[int, bytes]
     """By index, for the records whose header says something other than application/json."""
+    replayed: dict[int, int]
+    """By index, how often a record came back from the dead letters, for those that did."""
     size_bytes: int
     """Of all values, decompressed."""
     corrupt: str | None = None
@@ -74,6 +80,28 @@ class PartitionBatch:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def part(self, first: int, last: int) -> "PartitionBatch":
+        """The records with index first <= i < last as a batch of their own; parts that touch leave no gap."""
+        if (first, last) == (0, len(self)):
+            return self
+
+        def within(named: dict[int, T]) -> dict[int, T]:
+            return {index - first: value for index, value in named.items() if first <= index < last}
+
+        return PartitionBatch(
+            topic=self.topic,
+            partition=self.partition,
+            start=int(self.offsets[first]) if first else self.start,
+            end=int(self.offsets[last]) if last < len(self) else self.end,
+            values=self.values[first:last],
+            keys=self.keys[first:last],
+            offsets=self.offsets[first:last],
+            log_time_ms=self.log_time_ms[first:last],
+            content_types=within(self.content_types),
+            replayed=within(self.replayed),
+            size_bytes=sum(map(len, filter(None, self.values[first:last]))),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +126,7 @@ class _Columns:
         self.offsets: list[int] = []
         self.times: list[int] = []
         self.content_types: dict[int, bytes] = {}
+        self.replayed: dict[int, int] = {}
         self.size_bytes = 0
 
     def take(self, batch: DefaultRecordBatch, start: int) -> None:
@@ -112,15 +141,23 @@ class _Columns:
             keys.append(row.key)
             offsets.append(row.offset)
             times.append(row.timestamp)
-            if row.headers and (content_type := _content_type(row.headers)) != JSON:
-                self.content_types[len(values) - 1] = content_type
+            if row.headers:
+                self._note(len(values) - 1, row.headers)
         self.size_bytes += sum(map(len, filter(None, islice(values, before, None))))
+
+    def _note(self, index: int, headers: list[tuple[str, bytes | None]]) -> None:
+        if (content_type := _content_type(headers)) != JSON:
+            self.content_types[index] = content_type
+        for name, value in headers:
+            if name == REPLAYED_HEADER and value and value.isdigit() and len(value) <= MOST_REPLAYED_DIGITS:
+                self.replayed[index] = int(value)
 
     def cut(self, length: int) -> None:
         """Forget the rows from `length` on."""
         for column in (self.values, self.keys, self.offsets, self.times):
             del column[length:]
         self.content_types = {index: name for index, name in self.content_types.items() if index < length}
+        self.replayed = {index: count for index, count in self.replayed.items() if index < length}
 
     def as_batch(self, partition: TopicPartition, start: int, end: int, corrupt: str | None = None) -> PartitionBatch:
         return PartitionBatch(
@@ -133,6 +170,7 @@ class _Columns:
             offsets=np.array(self.offsets, np.int64),
             log_time_ms=np.array(self.times, np.int64),
             content_types=self.content_types,
+            replayed=self.replayed,
             size_bytes=self.size_bytes,
             corrupt=corrupt,
         )

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ from detectors.registry import Registry
 from streams.contract import RejectReason
 from streams.noc.alertmanager import AlertmanagerPush
 from streams.worker.checkpoint import Chain, CheckpointError, Checkpoints
-from streams.worker.codec import decode
+from streams.worker.codec import cuts, decode
 from streams.worker.image import Look
 from streams.worker.metrics import BUSIEST, Metrics, PartitionView
 from streams.worker.offsets import Offsets
@@ -162,10 +163,11 @@ class Worker:
     async def batches(self, stream: AsyncIterable[PartitionBatch]) -> None:
         """Count every batch of the stream."""
         async for batch in stream:
-            async with self._whole:
-                if assigned := self._assigned.get(batch.partition):  # else it was on its way when the partition went
-                    with assigned.stepping():
-                        await self._take(assigned, batch)
+            for first, last in pairwise(cuts(batch.values, batch.content_types)):
+                async with self._whole:
+                    if assigned := self._assigned.get(batch.partition):  # else it was on its way when that went
+                        with assigned.stepping():
+                            await self._take(assigned, batch.part(first, last))
 
     async def assign(self, partitions: Iterable[int]) -> None:
         """Take partitions over: exactly where their last checkpoint stands."""

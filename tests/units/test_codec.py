@@ -548,7 +548,7 @@ def test_any_other_content_type_is_json(content_type: bytes) -> None:
 @pytest.mark.parametrize("content_type", [NDJSON, ARROW_STREAM])
 def test_a_block_without_a_line_is_one_reject(block: bytes | None, content_type: bytes) -> None:
     if block and content_type == ARROW_STREAM:
-        block = arrow([], names=["event_id"])
+        block = arrow([], names=["event_id", "event_time_ms", "access_port"])
     result = decoded(line(), block, line(), content_types={1: content_type})
     assert result.submits_in == 3
     [reject] = result.rejects
@@ -628,7 +628,7 @@ def test_arrow_types_of_polars_and_pandas_are_understood() -> None:
         arrow([submit(event_time_ms=1.5)]),
         arrow([{"text": "x"}], schema=pa.schema([("text", pa.dictionary(pa.int8(), pa.string()))])),
         arrow([{"text": "x"}], schema=pa.schema([("text", pa.string_view())])),
-        arrow([{"text": None}] * (codec.MAX_ARROW_ROWS + 1)),
+        arrow([submit()] * (codec.MAX_LINES + 1)),
     ],
     ids=["text", "JSON", "cut short", "float", "dictionary", "view", "rows without bytes"],
 )
@@ -653,7 +653,8 @@ def test_of_duplicate_arrow_columns_the_last_wins() -> None:
 
 def test_arrow_strings_that_are_not_utf8_are_a_bad_block() -> None:
     text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
-    batch = pa.record_batch({"text": text})
+    required = {name: pa.array([submit()[name]]) for name in ("event_id", "event_time_ms", "access_port")}
+    batch = pa.record_batch({**required, "text": text})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
