@@ -94,7 +94,8 @@ def on_kafka(work: Callable[["Settings"], Coroutine[None, None, T]]) -> T:
     from streams.settings import load_settings
 
     settings = load_settings()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it has a line for every attempt; we say it once
+    for noisy in ("aiokafka", "asyncio"):  # a line for every attempt, and for futures left alone; we say it once
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
     async def run() -> T:
         await wait_for_broker(settings, say)
@@ -269,7 +270,7 @@ def dlq_replay(
     done = on_kafka(lambda settings: dlq.replay(settings, choice, repairs))
     typer.echo("\n".join(f"{count:,} {name}" for name, count in done.sent.most_common()) or "nothing to send")
     if done.cut:
-        say(f"{done.cut:,} were too large to be kept whole and can't be sent from here: see `origin` in `dlq show`")
+        say(f"{done.cut:,} do not hold all of their record and stay: `dlq show` tells its origin")
     if repairs and (rest := len(repairs) - done.sent.total()):
         say(f"{rest:,} of the file were sent before, are gone or are not among those chosen")
 

@@ -9,6 +9,7 @@ dies, and however many replays there are, each letter is sent once.
 import asyncio
 import os
 import re
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
-from aiokafka.errors import ProducerFenced
+from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from msgspec import Meta, Struct
 from rich.table import Table
@@ -43,6 +44,8 @@ SHOWN_CONTENT_BYTES = 400
 CHUNK = 500
 CHUNK_BYTES = 4 * 2**20
 """Of the letters of one transaction, unless a single one is larger: well under a second of work, of the 10 s it has."""
+SURELY_KEPT_MS = 6 * topics.DAY_MS
+"""A day less than the topic of submits keeps its records at least."""
 LONGEST_PROGRESS = 4_000
 """Kafka keeps 4,096 bytes beside an offset (offset.metadata.max.bytes)."""
 
@@ -85,7 +88,7 @@ class Letter:
     @property
     def is_whole(self) -> bool:
         """Whether it holds all of what was rejected."""
-        return CUT_HEADER not in self.headers
+        return CUT_HEADER not in self.headers and self.reason != RejectReason.CORRUPT_BATCH
 
     def text(self, header: str) -> str:
         return self.headers.get(header, b"").decode("utf-8", "replace")
@@ -231,7 +234,7 @@ async def replay(settings: Settings, choice: Choice, repairs: Mapping[str, bytes
 
     With `repairs` only the letters at these places, each with its new value. What an earlier replay sent is left out:
     letters and progress are committed together, and a replay fences the one before it. One that is rejected once more
-    is a new letter, for a next replay to send. Raises `DeadLetterError`, or the broker's `KafkaError`.
+    is a new letter, for a next replay to send. Raises `DeadLetterError`.
     """
     partitions = await _partitions(settings, choice)
     group = _group(settings)
@@ -243,11 +246,11 @@ async def replay(settings: Settings, choice: Choice, repairs: Mapping[str, bytes
             for partition in partitions:
                 sender = _Sender(settings, producer, partition, progress[partition])
                 await _replay_partition(consumer, sender, choice, repairs, done)
-    except ProducerFenced:
+    except KafkaError as error:  # which one a fenced producer gets depends on what it was about to do
         raise DeadLetterError(
-            f"another replay of {group} has taken over, or Kafka was away for too long; "
-            f"{done.sent.total()} letters were sent before: start it again for the rest, none is sent twice"
-        ) from None
+            f"broken off after {done.sent.total()} letters by another replay of {group}, or by Kafka "
+            f"({type(error).__name__}): start it again for the rest, none is sent twice"
+        ) from error
     except NoTransactionsError as error:
         raise DeadLetterError(f"{error}: without them a replay could send a letter twice") from None
     return done
@@ -366,10 +369,16 @@ class _Sender:
             key=letter.key,
             # Without a key the partition is the producer's whim; with one, murmur2 finds the original again.
             partition=letter.number("dlq.original.partition") if letter.key is None else None,
-            timestamp_ms=letter.number("dlq.original.timestamp"),  # it guards the event time, as at the first try
+            timestamp_ms=_timestamp_ms(letter),
             headers=headers,
         )
         return future
+
+
+def _timestamp_ms(letter: Letter) -> int | None:
+    """The original one guards the event time, as at the first try; but retention would take away what is too old."""
+    original_ms = letter.number("dlq.original.timestamp")
+    return None if original_ms is None else max(original_ms, int(time.time() * 1_000) - SURELY_KEPT_MS)
 
 
 def _group(settings: Settings) -> str:

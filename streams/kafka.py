@@ -151,9 +151,6 @@ async def transactional_producer(settings: Settings, transactional_id: str) -> A
             raise NoTransactionsError(f"{','.join(settings.bootstrap_servers)} has no transactions") from None
         yield producer
     finally:
-        broken = producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001 - or asyncio tells of it once more
-        if broken and broken.done():
-            broken.exception()
         await _stop(producer)
 
 
