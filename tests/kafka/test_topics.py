@@ -57,6 +57,20 @@ async def test_create_leaves_an_existing_topic_and_check_says_how_it_differs(set
 
 
 @pytest.mark.kafka
+async def test_dead_letters_must_have_room_for_the_largest_submit(kafka: Broker, topic_prefix: str) -> None:
+    settings = load_settings(bootstrap_servers=(kafka.bootstrap,), topic_prefix=topic_prefix, partitions=3)
+    large = {"max.message.bytes": "10000000", "retention.ms": "-1"}
+    await make(settings, NewTopic(f"{topic_prefix}sms.submit.v1", 3, 1, topic_configs=large))
+
+    await topics.create(settings)
+
+    [found] = await topics.check(settings)
+    assert found.topic == f"{topic_prefix}sms.submit.v1.dlq"
+    assert found.what.startswith("max.message.bytes: found 1052684, must be 10004096 or more: what is larger is cut")
+    assert await topics.largest_bytes(settings, topics.DEAD_LETTERS) == 1_052_684
+
+
+@pytest.mark.kafka
 async def test_a_refused_topic_is_an_error_that_names_it(kafka: Broker, topic_prefix: str) -> None:
     settings = load_settings(bootstrap_servers=(kafka.bootstrap,), topic_prefix=topic_prefix, replication_factor=9)
 

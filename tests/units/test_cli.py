@@ -50,8 +50,8 @@ def test_help_teaches_and_comes_at_once() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["registry check", "registry load", "topics create", "topics check", "dlq show", "dlq replay", "feed jsonl",
-     "feed kannel", "doctor", "simulate", "worker", "learn", "replay", "demo"],
+    ["registry check", "registry load", "topics create", "topics check", "dlq show", "dlq export", "dlq replay",
+     "feed jsonl", "feed kannel", "doctor", "simulate", "worker", "learn", "replay", "demo"],
 )  # fmt: skip
 def test_every_command_has_an_example_of_itself(command: str) -> None:
     done = run(*command.split(), "--help")
@@ -86,6 +86,8 @@ def test_registry_check_names_every_bad_row_and_exits_1(registry: Path) -> None:
         ["registry", "check"],
         ["dlq", "replay"],
         ["dlq", "replay", "--all", "--from", "3"],
+        ["dlq", "replay", "--repaired", "/no/such/file"],
+        ["dlq", "export"],
         ["dlq", "show", "--reason", "bored"],
         ["simulate", "--scenario", "no-such", "--out", "never-made"],
         ["feed", "jsonl", "/no/such/file"],

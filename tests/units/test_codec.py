@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 import jsonschema
@@ -26,7 +27,7 @@ from streams.contract import (
     Submit,
 )
 from streams.worker import codec
-from streams.worker.codec import ARROW_STREAM, CHUNK, NDJSON, Decoded, decode, hash_event_ids
+from streams.worker.codec import ARROW_STREAM, CHUNK, NDJSON, Decoded, cuts, decode, hash_event_ids
 
 NOW_MS = 1_795_478_400_000
 BOM = b"\xef\xbb\xbf"
@@ -217,6 +218,7 @@ def test_every_reason_has_an_example() -> None:
     assert {reason for _, _, reason in REJECTED} == set(RejectReason) - {
         RejectReason.BAD_ARROW,
         RejectReason.ARROW_UNSUPPORTED,
+        RejectReason.CORRUPT_BATCH,  # no record reaches the codec
     }
 
 
@@ -568,16 +570,30 @@ def test_rejects_of_lines_and_blocks_are_in_arrival_order() -> None:
     assert [(r.index, r.line) for r in result.rejects] == [(0, None), (1, 1), (1, 2), (2, None), (3, None)]
 
 
-def arrow(rows: list[dict[str, Any]], names: list[str] | None = None, schema: pa.Schema | None = None) -> bytes:
+def arrow(
+    rows: list[dict[str, Any]],
+    names: list[str] | None = None,
+    schema: pa.Schema | None = None,
+    compression: str | None = None,
+) -> bytes:
     table = (
         pa.Table.from_pylist(rows, schema=schema)
         if rows
         else pa.table({name: pa.array([], pa.string()) for name in names or []})
     )
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         writer.write_table(table, max_chunksize=2)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def coded(compression: str | None = None) -> bytes:
+    """A block with a column of nobody's that has a dictionary."""
+    schema = pa.schema([*pa.Table.from_pylist([submit()]).schema, ("later", pa.dictionary(pa.int8(), pa.string()))])
+    return arrow([submit() | {"later": "x" * 200}], schema=schema, compression=compression)
+
+
+CODED_BLOCK = coded("zstd")
 
 
 def test_rows_of_an_arrow_block_are_submits_like_lines_of_json() -> None:
@@ -629,14 +645,50 @@ def test_arrow_types_of_polars_and_pandas_are_understood() -> None:
         arrow([{"text": "x"}], schema=pa.schema([("text", pa.dictionary(pa.int8(), pa.string()))])),
         arrow([{"text": "x"}], schema=pa.schema([("text", pa.string_view())])),
         arrow([submit()] * (codec.MAX_LINES + 1)),
+        arrow([submit()], compression="zstd"),
+        arrow([submit()], compression="lz4"),
+        CODED_BLOCK,
     ],
-    ids=["text", "JSON", "cut short", "float", "dictionary", "view", "rows without bytes"],
+    ids=[
+        "text",
+        "JSON",
+        "cut short",
+        "float",
+        "dictionary",
+        "view",
+        "too many rows",
+        "zstd",
+        "lz4",
+        "packed dictionary",
+    ],
 )
 def test_a_bad_arrow_block_is_one_reject(block: bytes) -> None:
     result = decoded(line(), block, line(), content_types={1: ARROW_STREAM})
     assert len(result.batch) == 2
     [reject] = result.rejects
     assert (reject.index, reject.reason, reject.value) == (1, RejectReason.BAD_ARROW, block)
+
+
+def test_a_dictionary_in_an_unknown_column_is_nobodys_business() -> None:
+    assert len(decoded(coded(), content_types={0: ARROW_STREAM}).batch) == 1
+
+
+@pytest.mark.parametrize("columns", [{"text": pa.nulls(9)}, {"event_id": pa.nulls(9), "text": pa.array(["x"] * 9)}])
+def test_an_arrow_block_whose_rows_can_only_be_bad_is_one_reject(columns: dict[str, pa.Array]) -> None:
+    table, sink = pa.table(columns), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    reject = only_reject(decoded(sink.getvalue().to_pybytes(), content_types={0: ARROW_STREAM}))
+    assert (reject.line, reject.reason) == (None, RejectReason.MISSING_FIELD)
+    assert reject.detail == "access_port, event_id, event_time_ms"
+
+
+def test_a_block_of_too_many_lines_is_one_reject(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "MAX_LINES", 3)
+    most, more = (b"\n".join([line()] * lines) for lines in (3, 4))
+    result = decoded(most, more, content_types={0: NDJSON, 1: NDJSON})
+    assert len(result.batch) == 3
+    assert [(r.index, r.line, r.reason) for r in result.rejects] == [(1, None, RejectReason.TOO_LARGE)]
 
 
 def test_of_duplicate_arrow_columns_the_last_wins() -> None:
@@ -746,7 +798,7 @@ def submits(names: list[str], values: st.SearchStrategy[Any]) -> st.SearchStrate
 SUBMITS = submits([*Submit.__struct_fields__, "later"], VALUES | st.floats())
 
 
-ARROW_BLOCK = arrow([submit(event_id="a"), submit(event_id="b"), submit(event_id="c")])
+ARROW_BLOCKS = st.sampled_from([arrow([submit(event_id=name) for name in "abc"]), coded(), CODED_BLOCK])
 
 
 @st.composite
@@ -760,7 +812,13 @@ def mutated(draw: st.DrawFn, records: st.SearchStrategy[bytes]) -> bytes:
 
 
 RECORDS = st.lists(
-    st.none() | st.binary(max_size=40) | SUBMITS | mutated(SUBMITS) | mutated(st.just(ARROW_BLOCK)), max_size=12
+    st.none()
+    | st.binary(max_size=40)
+    | SUBMITS
+    | mutated(SUBMITS)
+    | mutated(ARROW_BLOCKS)
+    | st.sampled_from([b"\n" * 9, b"bad\n" * 9]),
+    max_size=12,
 )
 CONTENT_TYPES = st.dictionaries(
     st.integers(0, 11), st.sampled_from([NDJSON, ARROW_STREAM, b"application/json"]), max_size=4
@@ -799,6 +857,26 @@ def test_a_batch_is_the_sum_of_its_records(values: list[bytes | None], content_t
     assert together.dropped == sum((one.dropped for one in alone), Counter())
     assert together.inconsistent == sum(one.inconsistent for one in alone)
     assert together.undecodable == sum(one.undecodable for one in alone)
+
+
+@given(values=RECORDS, content_types=CONTENT_TYPES, most=st.integers(1, 12))
+@settings(max_examples=300, deadline=None)
+def test_pieces_are_the_whole_and_none_is_too_large(
+    values: list[bytes | None], content_types: dict[int, bytes], most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "MAX_LINES", most)
+        ends = cuts(values, content_types)
+        pieces = [
+            decoded(*values[a:b], content_types={i - a: name for i, name in content_types.items() if a <= i < b})
+            for a, b in pairwise(ends)
+        ]
+        whole = decoded(*values, content_types=content_types)
+    assert (ends[0], ends[-1]) == (0, len(values))
+    assert all(a < b for a, b in pairwise(ends)) or ends == [0, 0]
+    assert sum(piece.submits_in for piece in pieces) == whole.submits_in
+    assert [r.reason for piece in pieces for r in piece.rejects] == [r.reason for r in whole.rejects]
+    assert max(piece.submits_in for piece in pieces) <= most
 
 
 @given(record=SUBMITS)
