@@ -46,6 +46,13 @@ class SubmitBatch:
     def __len__(self) -> int:
         return len(self.offset)
 
+    def part(self, rows: slice) -> "SubmitBatch":
+        """Consecutive rows."""
+        if rows == slice(0, len(self)):
+            return self
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        return replace(self, **{name: column[rows] for name, column in columns.items() if not isinstance(column, int)})
+
     def where(self, keep: Flags) -> "SubmitBatch":
         """The rows that `keep` marks."""
         if keep.all():

@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from detectors.batch import Codes, Ints
-from detectors.groups import Groups
+from detectors.ceilings import Ceiling
+from detectors.groups import Gone, Groups
 from detectors.registry import Registry
 
 PANE_MS = 10_000
@@ -98,6 +99,17 @@ class Detector(Protocol[State]):
     def start(self) -> State: ...
 
     def step(self, state: State, pane: Pane, registry: Registry) -> list[Finding]: ...
+
+    def forget(self, state: State, gone: Gone, groups: Groups, at_ms: int) -> None:
+        """Clear what is held by these codes, which will belong to others, and what is over at that moment. `groups`
+        has them still.
+
+        What is over must not have mattered before either: this comes at some moments only, to give memory back.
+        """
+
+    def ceilings(self, state: State) -> Mapping[str, Ceiling]:
+        """The tables in the state, by the name that metrics show."""
+        ...
 
 
 class AlertState(StrEnum):

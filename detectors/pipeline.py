@@ -12,9 +12,11 @@ import numpy as np
 
 from detectors import catalog
 from detectors.alerts import Episodes
-from detectors.batch import Flags, SubmitBatch
+from detectors.batch import Flags, Ints, SubmitBatch
+from detectors.ceilings import Ceiling
 from detectors.contract import PANE_MS, Alert, Command, Detector, Finding, Pane
-from detectors.event_time import EventClock, Progress
+from detectors.event_time import Doubt, EventClock, Progress
+from detectors.forgetting import FORGET_MS, Retention
 from detectors.groups import Groups
 from detectors.panes import OpenPanes
 from detectors.registry import Registry
@@ -52,6 +54,7 @@ class PartitionState:
     detectors: dict[str, Any]  # detector name -> its state
     next_offset: int = 0
     clock_ms: int = 0  # largest event time that counted; 0 = nothing yet
+    doubt: Doubt = field(default_factory=Doubt)
     open: OpenPanes = field(default_factory=OpenPanes)
     throttles: Throttles = field(default_factory=Throttles)
     tally: Tally = field(default_factory=Tally)
@@ -76,9 +79,10 @@ class Pipeline:
     clock: EventClock = field(default_factory=EventClock)
     throttle: ThrottlePolicy = field(default_factory=ThrottlePolicy)
     remembered_ids: int = 1 << 19  # event ids, per partition, among which redeliveries are surely found
-    group_limit: int = 1 << 20
-    port_limit: int = 1 << 17
-    episode_limit: int = 10_000
+    retention: Retention = field(default_factory=Retention)
+    group_limit: int = Groups.group_limit
+    port_limit: int = Groups.port_limit
+    episode_limit: int = Episodes.limit
 
     def start(self, topic: str, partition: int) -> PartitionState:
         return PartitionState(
@@ -95,28 +99,73 @@ class Pipeline:
         for reason, count in (rejected or {}).items():
             state.tally.rejected[reason] = state.tally.rejected.get(reason, 0) + count
             state.tally.submits_in += count
+        outcome, start = Outcome(), 0
         fresh = state.seen.first_seen(batch.event_id)
-        progress = self.clock.advance(state.clock_ms, batch, fresh)
-        usable = fresh & ~progress.misclocked
-        codes = np.zeros(len(batch), np.int32)
-        codes[usable] = state.groups.intern(batch.where(usable))
-        late = state.open.add(batch, codes, progress, usable, self.lateness_ms)
-        _account(state, batch, fresh, progress.misclocked, late)
-        if len(batch):
-            state.clock_ms = int(progress.after_ms[-1])
-        state.clock_ms = max(state.clock_ms, batch.floor_ms)
-        return self._close(state, progress, registry)
+        progress = self.clock.advance(state.clock_ms, state.doubt, batch, fresh)
+        for row in _forgetting_rows(state.clock_ms, progress.after_ms):
+            self._count(state, batch, fresh, progress, slice(start, row), registry)
+            self._move(state, outcome, progress, int(progress.after_ms[row]), registry)
+            start = row
+        self._count(state, batch, fresh, progress, slice(start, len(batch)), registry)
+        clock_ms = int(progress.after_ms[-1]) if len(batch) else state.clock_ms
+        self._move(state, outcome, progress, max(clock_ms, batch.floor_ms), registry)
+        return outcome
 
-    def _close(self, state: PartitionState, progress: Progress, registry: Registry) -> Outcome:
-        outcome = Outcome()
+    def ceilings(self, state: PartitionState) -> Mapping[str, Ceiling]:
+        """All tables of a partition, by the name that metrics show."""
+        tables = {**state.groups.ceilings(), **state.open.ceilings(state.clock_ms), **state.episodes.ceilings()}
+        for detector in self.detectors:
+            tables.update(detector.ceilings(state.detectors[detector.name]))
+        return tables
+
+    def _count(
+        self,
+        state: PartitionState,
+        batch: SubmitBatch,
+        fresh: Flags,
+        progress: Progress,
+        rows: slice,
+        registry: Registry,
+    ) -> None:
+        """Put consecutive rows into the open panes."""
+        part, fresh, progress = batch.part(rows), fresh[rows], progress.part(rows)
+        usable = fresh & ~progress.misclocked
+        codes = np.zeros(len(part), np.int32)
+        codes[usable] = state.groups.intern(part.where(usable), registry)
+        late = state.open.add(part, codes, progress, usable, self.lateness_ms)
+        _account(state, part, fresh, progress.misclocked, late)
+
+    def _move(
+        self, state: PartitionState, outcome: Outcome, progress: Progress, clock_ms: int, registry: Registry
+    ) -> None:
+        """Move the clock, close what it leaves behind, and forget if it is time to.
+
+        A row that makes it time finds the panes before it closed and the tables relieved: that depends on rows alone.
+        """
+        due = clock_ms // FORGET_MS > state.clock_ms // FORGET_MS
+        state.clock_ms = clock_ms
+        self._close(state, outcome, progress, registry)
+        if due:
+            self._forget(state, registry, clock_ms // FORGET_MS * FORGET_MS)
+
+    def _forget(self, state: PartitionState, registry: Registry, at_ms: int) -> None:
+        state.groups.know(registry)
+        gone = self.retention.gone(state.groups, state.open.held, registry, at_ms)
+        for detector in self.detectors:
+            detector.forget(state.detectors[detector.name], gone, state.groups, at_ms)
+        if len(gone.groups) or len(gone.ports):
+            state.groups = state.groups.successor()
+            state.groups.forget(gone)
+
+    def _close(self, state: PartitionState, outcome: Outcome, progress: Progress, registry: Registry) -> None:
         for pane in state.open.close(progress, state.clock_ms, self.lateness_ms, state.groups):
             outcome.panes.append(pane)
+            state.groups.note(pane.group, pane.start_ms)
             self._resolve(state, outcome, pane.start_ms, pane.watermark_ms)
             self._judge(state, outcome, pane, registry)
         watermark_ms = state.clock_ms - self.lateness_ms
         self._resolve(state, outcome, watermark_ms // PANE_MS * PANE_MS, watermark_ms)
         outcome.amendments.extend(state.open.amendments(state.clock_ms, self.lateness_ms, state.groups))
-        return outcome
 
     def _judge(self, state: PartitionState, outcome: Outcome, pane: Pane, registry: Registry) -> None:
         findings: list[Finding] = []
@@ -139,6 +188,15 @@ class Pipeline:
         resolved = list(state.episodes.resolve(now_ms, watermark_ms))
         outcome.alerts += resolved
         outcome.commands += release(state.throttles, resolved)
+
+
+def _forgetting_rows(clock_ms: int, after_ms: Ints) -> list[int]:
+    """The rows that move the clock over a time of forgetting."""
+    if not len(after_ms) or clock_ms // FORGET_MS == after_ms[-1] // FORGET_MS:
+        return []
+    turns = np.concatenate([[np.int64(clock_ms)], after_ms]) // FORGET_MS
+    rows: list[int] = np.flatnonzero(np.diff(turns)).tolist()
+    return rows
 
 
 def _account(state: PartitionState, batch: SubmitBatch, fresh: Flags, misclocked: Flags, late: Flags) -> None:

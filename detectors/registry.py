@@ -169,6 +169,10 @@ class Registry:
         rows = _effective(self._leases.get(access_port, ()), at_ms)
         return rows[0] if rows else None
 
+    def is_leased(self, access_port: str) -> bool:
+        """Is there a lease of a main port, whatever its dates and state?"""
+        return access_port in self._leases
+
     def filings_of_port(self, access_port: str, at_ms: int) -> list[Filing]:
         """All filings on a main port in effect at a moment, whatever their state, extension and carrier."""
         return _effective(self._filings_of_port.get(access_port, ()), at_ms)

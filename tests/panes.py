@@ -47,7 +47,7 @@ class Line:
     def pane(self, at: int, sends: Iterable[Send]) -> list[Finding]:
         """Findings of the pane with the number `at`, counted from START_MS."""
         rows = [send.row(self.offset + n) for n, send in enumerate(sends) for _ in range(send.submits)]
-        codes = self.groups.intern(batch(rows))
+        codes = self.groups.intern(batch(rows), self.registry)
         group, first, submits = np.unique(codes, return_index=True, return_counts=True)
         offsets = self.offset + first.astype(np.int64)
         self.offset += len(rows)

@@ -4,7 +4,7 @@
 needs to weigh it: volume, share, novelty, persistence. One slip stays a line in a report.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detectors.batch import Codes, Flags, Ints
+from detectors.ceilings import Ceiling
 from detectors.contract import Finding, Pane, Severity
-from detectors.groups import OVERFLOW, GroupKey, Groups
+from detectors.groups import OVERFLOW, Gone, GroupKey, Groups
 from detectors.judged import Judged
 from detectors.registry import Registry
-from detectors.rolling import Rolling
+from detectors.rolling import Rolling, rolling
 from detectors.signature.extract import Form
 from detectors.signature.full_ports import Company, FullPorts
 from detectors.signature.judge import Judgement, judge, offence
@@ -42,7 +43,7 @@ class Offence:
 
     since_ms: int
     last_ms: int = 0
-    hour: Rolling = field(default_factory=lambda: Rolling(_MINUTE_MS, 60))  # submits, all of the port, panes
+    hour: Rolling = field(default_factory=lambda: rolling(_MINUTE_MS, 60, 3))  # submits, all of the port, panes
     names: dict[tuple[str | None, str | None], int] = field(default_factory=dict)  # (extension, name) -> first seen
 
 
@@ -82,11 +83,43 @@ class Seen(NamedTuple):
 @dataclass(eq=False)
 class SignatureState:
     full_ports: FullPorts = field(default_factory=FullPorts)
-    offences: dict[OffenceKey, Offence] = field(default_factory=dict)
+    offences: dict[str, dict[OffenceKey, Offence]] = field(default_factory=dict)  # by access port
     untracked: int = 0  # findings lost because too many offences were open
+    unnamed: int = 0  # pairs of extension and name that an offence had no room for
 
     def __post_init__(self) -> None:
-        self._judged = Judged[Judgement]()  # derived, so not a field: a checkpoint leaves it out
+        # Derived, so not fields: a checkpoint leaves them out.
+        self._judged = Judged[Judgement]()
+        self._of_rule = Counter(key.rule for of_port in self.offences.values() for key in of_port)
+        self._names = sum(len(had.names) for of_port in self.offences.values() for had in of_port.values())
+
+    @property
+    def of_rule(self) -> Counter[str]:
+        """Open offences by rule."""
+        return self._of_rule
+
+    @property
+    def names(self) -> int:
+        """Pairs of extension and name that are remembered."""
+        return self._names
+
+    def open(self, key: OffenceKey, at_ms: int) -> Offence:
+        had = self.offences.setdefault(key.access_port, {})[key] = Offence(at_ms)
+        self._of_rule[key.rule] += 1
+        return had
+
+    def remember(self, had: Offence, pair: tuple[str | None, str | None], at_ms: int) -> None:
+        self._names += pair not in had.names
+        had.names.setdefault(pair, at_ms)
+
+    def end(self, access_port: str, at_ms: int) -> None:
+        """End the offences of a port that have not been seen for an hour."""
+        of_port = self.offences[access_port]
+        for key in [key for key, had in of_port.items() if had.last_ms <= at_ms - _HOUR_MS]:
+            self._names -= len(of_port.pop(key).names)
+            self._of_rule[key.rule] -= 1
+        if not of_port:
+            del self.offences[access_port]
 
     @property
     def judged(self) -> Judged[Judgement]:
@@ -103,8 +136,11 @@ class SignatureDetector:
     critical_submits: int = 1_000  # within the last hour
     critical_share: float = 0.2  # of the port's submits in that hour, as far as it was watched
     shared_ms: int = 24 * _HOUR_MS  # two names within this time share a full port
-    offence_limit: int = 100_000  # open at once
+    offence_limit: int = 1 << 14  # open at once
+    rule_limit: int = 1 << 13  # of them, of one rule
+    port_limit: int = 1 << 8  # and of one port
     name_limit: int = 64  # names remembered per offence; what comes later is not called new
+    names_limit: int = 1 << 17  # names remembered together
 
     def start(self) -> SignatureState:
         return SignatureState()
@@ -116,8 +152,20 @@ class SignatureDetector:
         sent = (pane.group != OVERFLOW) & (pane.submits > 0)
         cases = self._cases(state, pane, pane.group[sent], registry)
         self._watch(state, pane, cases, _submits_by_port(pane, sent))
-        tracked = [(key, seen) for key, seen in cases.items() if key in state.offences]
-        return [self._finding(key, seen, state.offences[key], pane) for key, seen in tracked]
+        tracked = ((key, seen, state.offences.get(key.access_port, {}).get(key)) for key, seen in cases.items())
+        return [self._finding(state, key, seen, had, pane) for key, seen, had in tracked if had]
+
+    def forget(self, state: SignatureState, gone: Gone, groups: Groups, at_ms: int) -> None:
+        state.full_ports.forget(gone.groups, groups)
+        state.judged.forget(gone.groups)
+        for access_port in list(state.offences):
+            state.end(access_port, at_ms)
+
+    def ceilings(self, state: SignatureState) -> Mapping[str, Ceiling]:
+        return {
+            "offences": Ceiling(state.of_rule.total(), self.offence_limit, state.untracked),
+            "offence_names": Ceiling(state.names, self.names_limit, state.unnamed),
+        }
 
     def _cases(
         self, state: SignatureState, pane: Pane, codes: Codes, registry: Registry
@@ -126,36 +174,47 @@ class SignatureDetector:
         companies = state.full_ports.companies(pane, codes, registry, self.shared_ms)
         wrong = state.judged.among(codes, offence, pane.groups, registry, pane.start_ms).tolist()
         cases: defaultdict[OffenceKey, list[Seen]] = defaultdict(list)
-        for code in sorted({*wrong, *companies}):
+        codes = np.array(sorted({*wrong, *companies}), np.int32)
+        rows = np.searchsorted(pane.group, codes)
+        arrived = np.argsort(pane.first_offset[rows], kind="stable")  # codes say nothing: they are used again
+        for code, row in zip(codes[arrived].tolist(), rows[arrived].tolist(), strict=True):
             group, company = pane.groups.keys[code], companies.get(code)
             judgement = state.judged.verdicts.get(code) or judge(group, registry, pane.start_ms)
             if rule := _rule(judgement, company):
-                row = int(np.searchsorted(pane.group, code))
                 seen = Seen(int(pane.submits[row]), int(pane.first_offset[row]), code, group, rule, judgement, company)
                 cases[seen.key].append(seen)
         return {key: sorted(seen, key=lambda one: (-one.submits, one.offset)) for key, seen in cases.items()}
 
     def _watch(self, state: SignatureState, pane: Pane, cases: Mapping[OffenceKey, list[Seen]], by_port: Ints) -> None:
         """Open, continue and end offences."""
-        for key in [key for key, had in state.offences.items() if had.last_ms <= pane.start_ms - _HOUR_MS]:
-            del state.offences[key]
+        sent = [(pane.groups.ports[code], int(by_port[code])) for code in np.flatnonzero(by_port).tolist()]
+        for port, _ in sent:
+            if port in state.offences:
+                state.end(port, pane.start_ms)
         for key in cases:
-            if key not in state.offences and len(state.offences) >= self.offence_limit:
+            had = state.offences.get(key.access_port, {}).get(key)
+            if had is None and not self._has_room(state, key):
                 state.untracked += 1
             else:
-                state.offences.setdefault(key, Offence(pane.start_ms)).last_ms = pane.start_ms
-        for key, had in state.offences.items():
-            seen = cases.get(key, [])
-            submits = _submits(seen)
-            of_port = max(submits, _of_port(by_port, pane.groups, key.access_port))
-            if of_port:
-                had.hour.add(pane.start_ms, submits, of_port, int(bool(seen)))
+                (had or state.open(key, pane.start_ms)).last_ms = pane.start_ms
+        for port, of_port in sent:
+            for key, had in state.offences.get(port, {}).items():
+                seen = cases.get(key, [])
+                had.hour.add(pane.start_ms, _submits(seen), of_port, int(bool(seen)))
 
-    def _finding(self, key: OffenceKey, seen: list[Seen], had: Offence, pane: Pane) -> Finding:
+    def _has_room(self, state: SignatureState, key: OffenceKey) -> bool:
+        """Who breaks one rule on many ports, or many rules on one port, leaves room for the offences of others."""
+        return (
+            state.of_rule.total() < self.offence_limit
+            and state.of_rule[key.rule] < self.rule_limit
+            and len(state.offences.get(key.access_port, ())) < self.port_limit
+        )
+
+    def _finding(self, state: SignatureState, key: OffenceKey, seen: list[Seen], had: Offence, pane: Pane) -> Finding:
         """`seen`: the busiest first."""
         hour, of_port, panes = had.hour.total()
         names = list(dict.fromkeys(shown(one.judgement.name) for one in seen if one.judgement.name))
-        new_names = self._remember(had, seen, pane.start_ms)
+        new_names = self._remember(state, had, seen, pane.start_ms)
         return Finding(
             rule=key.rule,
             severity=self._severity(key, seen, hour, hour / of_port, panes),
@@ -190,12 +249,14 @@ class SignatureDetector:
         big = hour >= self.critical_submits and share >= self.critical_share
         return Severity.CRITICAL if big else Severity.WARNING
 
-    def _remember(self, had: Offence, seen: list[Seen], at_ms: int) -> int:
+    def _remember(self, state: SignatureState, had: Offence, seen: list[Seen], at_ms: int) -> int:
         """How many (extension, name) pairs are new to the offence."""
         known = len(had.names)
         for one in seen:
-            if len(had.names) < self.name_limit:
-                had.names.setdefault(one.pair, at_ms)
+            if len(had.names) < self.name_limit and state.names < self.names_limit:
+                state.remember(had, one.pair, at_ms)
+            elif one.pair not in had.names:
+                state.unnamed += 1
         return len(had.names) - known
 
 
@@ -213,12 +274,6 @@ def _submits(seen: Iterable[Seen]) -> int:
 def _submits_by_port(pane: Pane, sent: Flags) -> Ints:
     """[<= number of ports], by port code."""
     return np.bincount(pane.groups.port_of[pane.group[sent]], weights=pane.submits[sent]).astype(np.int64)
-
-
-def _of_port(by_port: Ints, groups: Groups, access_port: str) -> int:
-    """A port that found no room in the table is not mixed up with the others that did not."""
-    code = groups.port_code(access_port)
-    return int(by_port[code]) if OVERFLOW < code < len(by_port) else 0
 
 
 def _line(one: Seen, pane: Pane, had: Offence) -> Mapping[str, Any]:

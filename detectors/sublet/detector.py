@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detectors.batch import Ints
+from detectors.batch import Codes, Ints
+from detectors.ceilings import Ceiling
 from detectors.contract import Finding, Pane, Severity
-from detectors.groups import OVERFLOW, GroupKey
+from detectors.groups import OVERFLOW, Gone, GroupKey, Groups
 from detectors.judged import Judged
 from detectors.registry import PortLease, Registry
-from detectors.rolling import Rolling
+from detectors.rolling import Rolling, rolling
 from detectors.signature.judge import judge
 from detectors.signature.masking import shown
 from detectors.signature.normalise import normalise
@@ -32,8 +33,8 @@ _RESELLERS = frozenset({"aggregator", "platform"})
 TenantKey = tuple[str | None, str]  # enterprise id; for an unknown owner None and the folded name
 
 
-def _day() -> Rolling:
-    return Rolling(_HOUR_MS, 24)
+def _day(amounts: int) -> Rolling:
+    return rolling(_HOUR_MS, 24, amounts)
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class Tenant:
     since_ms: int
     sample: str  # masked
     last_ms: int = 0
-    day: Rolling = field(default_factory=_day)  # submits
+    day: Rolling = field(default_factory=lambda: _day(1))  # submits
     signatures: dict[str, None] = field(default_factory=dict)
     extensions: dict[str | None, None] = field(default_factory=dict)
     rules: dict[str, None] = field(default_factory=dict)  # what the signature detector says about it
@@ -59,7 +60,7 @@ class Case:
     """What a port's foreign tenants did within a day, since the first of them was seen."""
 
     since_ms: int
-    day: Rolling = field(default_factory=_day)  # submits of the port, of foreign tenants, panes with a foreign tenant
+    day: Rolling = field(default_factory=lambda: _day(3))  # submits of the port, of foreign tenants, panes with one
     tenants: dict[TenantKey, Tenant] = field(default_factory=dict)
     untracked: int = 0  # submits of tenants that found no room
 
@@ -78,9 +79,30 @@ class Seen(NamedTuple):
 class SubletState:
     cases: dict[str, Case] = field(default_factory=dict)
     untracked: int = 0  # panes of ports for which there was no room for a case
+    turned_away: int = 0  # submits of tenants that found no room
 
     def __post_init__(self) -> None:
-        self._judged = Judged[Owner]()  # derived, so not a field: a checkpoint leaves it out
+        # Derived, so not fields: a checkpoint leaves them out.
+        self._judged = Judged[Owner]()
+        self._tenants = sum(len(case.tenants) for case in self.cases.values())
+
+    @property
+    def tenants(self) -> int:
+        """Of all cases."""
+        return self._tenants
+
+    def move_in(self, case: Case, key: TenantKey, tenant: Tenant) -> None:
+        case.tenants[key] = tenant
+        self._tenants += 1
+
+    def move_out(self, port: str, at_ms: int) -> None:
+        """Forget the tenants of a port that have been quiet for a day, and the case when none is left."""
+        tenants = self.cases[port].tenants
+        for key in [key for key, tenant in tenants.items() if tenant.last_ms <= at_ms - _DAY_MS]:
+            del tenants[key]
+            self._tenants -= 1
+        if not tenants:
+            del self.cases[port]
 
     @property
     def judged(self) -> Judged[Owner]:
@@ -106,8 +128,9 @@ class SubletDetector:
     critical_enterprises: int = 3  # known by a filing
     critical_submits: int = 1_000
     critical_share: float = 0.2
-    case_limit: int = 1 << 16
+    case_limit: int = 1 << 13
     tenant_limit: int = 64  # per case
+    tenants_limit: int = 1 << 14  # of all cases
     name_limit: int = 16  # signatures, and extensions, remembered per tenant
 
     def start(self) -> SubletState:
@@ -120,47 +143,56 @@ class SubletDetector:
         sent = (pane.group != OVERFLOW) & (pane.submits > 0)
         codes = pane.group[sent]
         foreign = state.judged.among(codes, foreign_owner, pane.groups, registry, pane.start_ms)
-        by_port = _by_port(foreign.tolist(), state, pane)
+        by_port = _by_port(foreign, state, pane)
         counts = np.bincount(pane.groups.port_of[codes], weights=pane.submits[sent]).astype(np.int64)
-        self._forget(state, pane.start_ms)
         self._count(state, pane, by_port, counts, registry)
         findings = (self._finding(state.cases.get(port), seen, pane, registry) for port, seen in by_port.items())
         return [finding for finding in findings if finding]
 
-    @staticmethod
-    def _forget(state: SubletState, at_ms: int) -> None:
-        for port, case in list(state.cases.items()):
-            for key in [key for key, tenant in case.tenants.items() if tenant.last_ms <= at_ms - _DAY_MS]:
-                del case.tenants[key]
-            if not case.tenants:
-                del state.cases[port]
+    def forget(self, state: SubletState, gone: Gone, groups: Groups, at_ms: int) -> None:  # noqa: ARG002 - the protocol's
+        state.judged.forget(gone.groups)
+        for port in list(state.cases):
+            state.move_out(port, at_ms)
+
+    def ceilings(self, state: SubletState) -> Mapping[str, Ceiling]:
+        return {
+            "cases": Ceiling(len(state.cases), self.case_limit, state.untracked),
+            "tenants": Ceiling(state.tenants, self.tenants_limit, state.turned_away),
+        }
 
     def _count(
         self, state: SubletState, pane: Pane, by_port: Mapping[str, list[Seen]], counts: Ints, registry: Registry
     ) -> None:
+        sent = [(pane.groups.ports[code], int(counts[code])) for code in np.flatnonzero(counts).tolist()]
+        for port, _ in sent:
+            if port in state.cases:
+                state.move_out(port, pane.start_ms)
         for port, seen in by_port.items():
-            if port not in state.cases and len(state.cases) >= self.case_limit:
+            if port not in state.cases and not self._has_room(state):
                 state.untracked += 1
                 continue
             case = state.cases.setdefault(port, Case(pane.start_ms))
             for one in seen:
-                self._meet(case, one, pane, registry)
-        for port, case in state.cases.items():
-            seen = by_port.get(port, [])
-            submits = sum(one.submits for one in seen)
-            code = pane.groups.port_code(port)
-            of_port = max(submits, int(counts[code]) if OVERFLOW < code < len(counts) else 0)
-            if of_port:
-                case.day.add(pane.start_ms, of_port, submits, int(bool(seen)))
+                self._meet(state, case, one, pane, registry)
+        for port, of_port in sent:
+            if port in state.cases:
+                seen = by_port.get(port, [])
+                state.cases[port].day.add(pane.start_ms, of_port, sum(one.submits for one in seen), int(bool(seen)))
 
-    def _meet(self, case: Case, one: Seen, pane: Pane, registry: Registry) -> None:
+    def _has_room(self, state: SubletState) -> bool:
+        """For one more case, with a tenant in it."""
+        return len(state.cases) < self.case_limit and state.tenants < self.tenants_limit
+
+    def _meet(self, state: SubletState, case: Case, one: Seen, pane: Pane, registry: Registry) -> None:
         key = _tenant_key(one)
         tenant = case.tenants.get(key)
-        if tenant is None and len(case.tenants) >= self.tenant_limit:
+        if tenant is None and (len(case.tenants) >= self.tenant_limit or state.tenants >= self.tenants_limit):
             case.untracked += one.submits
+            state.turned_away += one.submits
             return
         if tenant is None:
-            tenant = case.tenants[key] = Tenant(one.owner, pane.start_ms, pane.groups.samples[one.code])
+            tenant = Tenant(one.owner, pane.start_ms, pane.groups.samples[one.code])
+            state.move_in(case, key, tenant)
         tenant.last_ms = pane.start_ms
         tenant.day.add(pane.start_ms, one.submits)
         if len(tenant.extensions) < self.name_limit:
@@ -217,10 +249,12 @@ class SubletDetector:
         return Severity.CRITICAL if big and hard else Severity.WARNING
 
 
-def _by_port(codes: list[int], state: SubletState, pane: Pane) -> Mapping[str, list[Seen]]:
+def _by_port(codes: Codes, state: SubletState, pane: Pane) -> Mapping[str, list[Seen]]:
     """The foreign groups of each port, the busiest first."""
     by_port: defaultdict[str, list[Seen]] = defaultdict(list)
-    for row, code in zip(np.searchsorted(pane.group, codes).tolist(), codes, strict=True):
+    rows = np.searchsorted(pane.group, codes)
+    arrived = np.argsort(pane.first_offset[rows], kind="stable")  # codes say nothing: they are used again
+    for row, code in zip(rows[arrived].tolist(), codes[arrived].tolist(), strict=True):
         group = pane.groups.keys[code]
         seen = Seen(int(pane.submits[row]), int(pane.first_offset[row]), code, group, state.judged.verdicts[code])
         by_port[group.access_port].append(seen)

@@ -20,7 +20,7 @@ F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 Bytes = npt.NDArray[np.int8]
-Where = slice | Ints
+Where = slice | Ints | I32
 """A choice of ports (codes)."""
 
 TICK_MS = 300_000
@@ -205,6 +205,14 @@ class Baseline:
         self.mean = widened(self.mean, capacity)
         self.before = widened(self.before, capacity)
 
+    def clear(self, ports: I32) -> None:
+        """Make them ports never seen."""
+        for table in (self.ports, self.running):
+            for f in fields(table):
+                getattr(table, f.name)[..., ports] = 0
+        for column in (self.class_of, self.profile, self.mean, self.before):
+            column[ports] = 0
+
     def move_to(self, tick_ms: int) -> None:
         """Begin a tick: close the half-hour and the day that it leaves behind. `expect` follows."""
         if self.tick_ms and tick_ms // SLOT_MS != self.tick_ms // SLOT_MS:
@@ -289,14 +297,15 @@ class Baseline:
         result: Flags = (self.ports.ticks[where] >= DAY_TICKS) | self.classes.ready[self.class_of[where]]
         return result
 
-    def learn_strays(self, scale: int, squares: F32, cubes: F32, windows: int) -> None:
-        """Add the sums of e^2 and e^3 over that many windows of the current tick, [n]; e is winsorised.
+    def learn_strays(self, scale: int, squares: F32, cubes: F32, windows: int, known: Flags) -> None:
+        """Add the sums of e^2 and e^3 over that many windows of the current tick, [n]; e is winsorised. `known` as in
+        `learn_tick`.
 
         Hot ports are not left out: what a port does daily becomes its habit within some days.
         """
         n, ports = len(squares), self.ports
         keep = np.float32(1 - 1 / STRAY_MEMORY_TICKS)
-        learn = self.classes.ready[self.class_of[:n]]  # before, the profile is flat and all is stray
+        learn = known & self.classes.ready[self.class_of[:n]]  # before, the profile is flat and all is stray
         mean = self.mean[:n] * np.float32(SCALES[scale])
         strayed = squares - windows * mean
         skewed = cubes - windows * mean - 3 * strayed
@@ -309,10 +318,11 @@ class Baseline:
             column = sums[scale, :n]
             np.copyto(column, column * keep + new, where=learn)
 
-    def learn_tick(self, submits: F32, learn: Flags, forgive: Flags) -> None:
+    def learn_tick(self, submits: F32, known: Flags, learn: Flags, forgive: Flags) -> None:
         """Learn the current tick of the first n ports from their submits, [n].
 
-        learn: ports that are not frozen. forgive: learn these as they are, not winsorised.
+        known: ports that were there for all of the tick. learn: of them, those that are not frozen. forgive: learn
+        these as they are, not winsorised.
         """
         n = len(submits)
         here = slice(n)
@@ -324,7 +334,7 @@ class Baseline:
         for sums, new in ((self.ports.submits, usual), (self.ports.exposure, self.profile[here])):
             np.copyto(sums[here], sums[here] * keep + new, where=learn)
         stray = np.minimum(submits - mean, most)
-        self.learn_strays(TICK, np.square(stray), stray**3, 1)
+        self.learn_strays(TICK, np.square(stray), stray**3, 1, known)
         self.ports.ticks[here] += learn
         self.running.slot_submits[here] += usual * learn
         self.running.slot_mean[here] += mean * learn
@@ -499,12 +509,13 @@ def learn(access_port: Sequence[str], start_ms: Ints, submits: Ints, registry: R
     learner = baseline(len(ports))
     learner.class_of[:] = [class_of(port, registry, int(ticks[-1])) for port in ports]
     born, never = np.zeros((2, len(ports)), np.bool_)
+    everybody = np.ones(len(ports), np.bool_)
     for tick_ms, rows in zip(ticks.tolist(), np.split(np.arange(len(codes)), begins[1:]), strict=True):
         born[codes[rows]] = True
         counts = np.bincount(codes[rows], submits[rows], len(ports)).astype(np.float32)
         learner.move_to(tick_ms)
         learner.expect(slice(None))
-        learner.learn_tick(counts, born, never)
+        learner.learn_tick(counts, everybody, born, never)
     learner.move_to(int(ticks[-1]) + DAY_MS)
     _guess_fine_scales(learner.ports)
     learner.pool_classes()

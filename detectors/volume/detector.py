@@ -6,14 +6,16 @@ messages as it names. Not here: silence, caps, steps, surges of a whole class.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
-from detectors.batch import Floats, Ints
+from detectors.batch import Flags, Floats, Ints
+from detectors.ceilings import Ceiling
 from detectors.contract import PANE_MS, Finding, Pane, Severity
-from detectors.groups import OVERFLOW, Groups
+from detectors.groups import OVERFLOW, Gone, Groups
 from detectors.registry import Registry, within
 from detectors.volume.baseline import (
     DAY_TICKS,
@@ -26,6 +28,7 @@ from detectors.volume.baseline import (
     Baseline,
     Baselines,
     Spread,
+    Where,
     baseline,
     class_of,
     port_history,
@@ -52,8 +55,7 @@ class VolumeState:
     """Counts, thresholds and hot ports of one partition; shapes end in [p], indexed by port code."""
 
     baseline: Baseline
-    known: int = 1  # port codes met so far, the overflow included
-    settled: int = 1  # of them, those that were known when the tick began
+    known: int = 1  # all codes of ports that were met are below it
     next_ms: int = 0  # start of the pane to come; 0 = none yet
     unbroken_ms: int = 0  # counts are without a gap since then
     registry_version: str | None = None
@@ -74,6 +76,8 @@ class VolumeState:
     ramp_since_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))  # 0 = not hot
     cusum: F32 = field(default_factory=lambda: np.zeros(1024, np.float32))
     tripled: npt.NDArray[np.int16] = field(default_factory=lambda: np.zeros(1024, np.int16))  # ticks in a row above x3
+    met: Flags = field(default_factory=lambda: np.zeros(1024, np.bool_))  # ports that have sent in a closed pane
+    settled: Flags = field(default_factory=lambda: np.zeros(1024, np.bool_))  # of them, those met before this tick
 
     def reserve(self, ports: int) -> None:
         """Make room, by doubling."""
@@ -84,6 +88,14 @@ class VolumeState:
             if isinstance(column := getattr(self, f.name), np.ndarray):
                 setattr(self, f.name, widened(column, capacity))
         self.baseline.reserve(capacity)
+
+    def clear(self, ports: I32) -> None:
+        """Make them ports never seen."""
+        for f in fields(self):
+            if isinstance(column := getattr(self, f.name), np.ndarray):
+                column[..., ports] = 0
+        self.enter[:, ports] = np.inf
+        self.baseline.clear(ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +143,8 @@ class VolumeDetector:
         state.seeds = baselines
         state.seed_of = {port: row for row, port in enumerate(baselines.ports)}
         state.baseline.classes = baselines.classes.copy()
-        _plant(state, groups.ports[: state.known], 0)
+        groups.vouch(baselines.ports)
+        _plant(state, groups, np.flatnonzero(state.met))
 
     def export(self, state: VolumeState, groups: Groups) -> Baselines:
         """What was learnt so far, with the seeds that nobody has claimed yet."""
@@ -156,6 +169,14 @@ class VolumeDetector:
         self._end_tick(state)
         return findings
 
+    def forget(self, state: VolumeState, gone: Gone, groups: Groups, at_ms: int) -> None:  # noqa: ARG002 - the protocol's
+        ports = gone.ports[gone.ports < state.known]
+        state.clear(ports)
+        self._expect(state, ports)
+
+    def ceilings(self, state: VolumeState) -> Mapping[str, Ceiling]:  # noqa: ARG002 - as above; its columns are those of `Groups`
+        return {}
+
     def _catch_up(self, state: VolumeState, start_ms: int) -> None:
         """Bring the state to a pane. Panes without any row are quiet for up to a tick; a longer jump is a gap."""
         if not state.next_ms or start_ms - state.next_ms > TICK_MS:
@@ -169,17 +190,20 @@ class VolumeDetector:
     def _meet(self, state: VolumeState, pane: Pane, port_of_row: I32, registry: Registry) -> None:
         """Make room for the ports that appear first in this pane, and tell the classes."""
         groups, known = pane.groups, state.known
-        state.known = max(known, int(port_of_row.max(initial=0)) + 1)
+        state.known = max(state.known, int(port_of_row.max(initial=0)) + 1)
+        state.reserve(state.known)
+        fresh = np.unique(port_of_row[~state.met[port_of_row]])
+        fresh = fresh[fresh != OVERFLOW]
         changed = registry.version != state.registry_version
         state.registry_version = registry.version
-        if state.known == known and not changed:
+        if state.known == known and not len(fresh) and not changed:
             return
-        state.reserve(state.known)
-        first = 1 if changed else known
-        state.baseline.class_of[first : state.known] = [
-            class_of(port, registry, pane.start_ms) for port in groups.ports[first : state.known]
-        ]
-        _plant(state, groups.ports[known : state.known], known)
+        state.clear(fresh)
+        state.met[fresh] = True
+        told = np.flatnonzero(state.met) if changed else fresh
+        state.baseline.class_of[told] = [class_of(groups.ports[c], registry, pane.start_ms) for c in told.tolist()]
+        _plant(state, groups, fresh)
+        self._expect(state, fresh)
         self._expect(state, slice(known, state.known))
 
     def _count(self, state: VolumeState, counts: I32) -> None:
@@ -203,10 +227,10 @@ class VolumeDetector:
 
     def _begin_tick(self, state: VolumeState) -> None:
         state.baseline.move_to(state.next_ms // TICK_MS * TICK_MS)
-        state.settled = state.known
+        state.settled = state.met.copy()
         self._expect(state, slice(0, state.known))
 
-    def _expect(self, state: VolumeState, where: slice) -> None:
+    def _expect(self, state: VolumeState, where: Where) -> None:
         """Expectations and thresholds of the current tick: all that can be said without the counts."""
         baseline = state.baseline
         baseline.expect(where)
@@ -290,36 +314,37 @@ class VolumeDetector:
         self._begin_tick(state)
 
     def _follow_ramps(self, state: VolumeState) -> None:
-        n = state.settled
-        here, baseline = slice(n), state.baseline
+        n = state.known
+        here, baseline, settled = slice(n), state.baseline, state.settled[:n]
         mean = baseline.mean[:n] * np.float32(TICK_PANES)
         phi = baseline.spread(TICK, mean, here).extra / np.square(mean)
         count = state.sums[TICK, :n].astype(np.float32)
         ratio = np.minimum(likelihood_ratio(count, mean, phi, self.ramp_factor), self.ramp_height / self.ramp_ticks)
         cusum = np.clip(state.cusum[:n] + ratio, 0, 2 * self.ramp_height)  # the ceiling lets a ramp end soon
         flashing = state.flash_since_ms[:n] > 0  # the more specific rule speaks of these messages
-        cusum[flashing | ~baseline.has_history(here)] = 0
+        cusum[flashing | ~settled | ~baseline.has_history(here)] = 0
         state.cusum[:n] = cusum
         hot = state.ramp_since_ms[:n] > 0
-        tall = (count >= self.ramp_factor * mean) & (count - mean >= self.least_excess)
+        tall = settled & (count >= self.ramp_factor * mean) & (count - mean >= self.least_excess)
         state.tripled[:n] = np.where(tall, np.minimum(state.tripled[:n] + 1, DAY_TICKS), 0)
         rises = ~hot & (cusum >= self.ramp_height) & (count - mean >= self.least_excess)
         state.ramp_since_ms[:n][rises] = state.next_ms
         state.ramp_since_ms[:n][hot & (cusum < self.ramp_height / 2)] = 0
 
     def _learn(self, state: VolumeState) -> None:
-        n, baseline = state.settled, state.baseline
+        n, baseline = state.known, state.baseline
+        settled = state.settled[:n]
         since = np.maximum(state.flash_since_ms[:n], state.ramp_since_ms[:n])
         lasted = np.where(since > 0, state.next_ms - since, 0)
         forgive = lasted >= self.accept_ms
         turned = forgive & (lasted < self.accept_ms + TICK_MS)
         baseline.ports.submits[:n][turned] *= _ACCEPTED
         baseline.ports.exposure[:n][turned] *= _ACCEPTED
-        learn = (since == 0) | forgive
+        learn = settled & ((since == 0) | forgive)
         for scale in range(TICK):
             windows = TICK_PANES // SCALES[scale]
-            baseline.learn_strays(scale, state.squares[scale, :n], state.cubes[scale, :n], windows)
-        baseline.learn_tick(state.sums[TICK, :n].astype(np.float32), learn, forgive)
+            baseline.learn_strays(scale, state.squares[scale, :n], state.cubes[scale, :n], windows, settled)
+        baseline.learn_tick(state.sums[TICK, :n].astype(np.float32), settled, learn, forgive)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -380,12 +405,12 @@ def _planned(pane: Pane, ports: Ints, registry: Registry) -> Ints:
     return np.array([planned[name] + planned[lessee] for name, lessee in zip(names, lessees, strict=True)], np.int64)
 
 
-def _plant(state: VolumeState, ports: list[str], first: int) -> None:
-    """Give ports their seeds; their codes start at `first`."""
+def _plant(state: VolumeState, groups: Groups, ports: Ints) -> None:
+    """Give ports their seeds."""
     if not state.seeds:
         return
-    for code, port in enumerate(ports, first):
-        if (row := state.seed_of.pop(port, None)) is not None:
+    for code in ports.tolist():
+        if (row := state.seed_of.pop(groups.ports[code], None)) is not None:
             put(state.baseline.ports, slice(code, code + 1), select(state.seeds.history, slice(row, row + 1)))
     if not state.seed_of:
         state.seeds = None  # all claimed: half of what a port weighs

@@ -49,6 +49,10 @@ CHUNK = 512
 MOST_KNOWN = 1 << 17
 """Names that are kept as one object each: 15 MB at most, of ports, extensions and accounts each."""
 
+MOST_SKEW_MS = 60_000
+"""A collector can't have received what Kafka logged earlier. Clocks that are kept by NTP differ by less than this; a
+`received_ms` beyond it is not believed, or one row could push the event clock ahead and make all others late."""
+
 _BOM = b"\xef\xbb\xbf"
 _NO_BLOCKS: Final[Mapping[int, bytes]] = MappingProxyType({})
 _CHARSETS: Final[Mapping[int | None, str]] = MappingProxyType({0: "ascii", 8: "utf-16-be", 15: "gb18030"})
@@ -552,7 +556,9 @@ class _Intake:
         """The rows that were taken, of records with these offsets and log times (int64[n])."""
         received_ms = _joined(self.received_ms)
         if log_time_ms is not None:
-            received_ms = np.where(received_ms == NO_TIME, np.maximum(log_time_ms, NO_TIME), received_ms)
+            is_incredible = (log_time_ms > NO_TIME) & (received_ms > log_time_ms + MOST_SKEW_MS)
+            log_time_stands_in = (received_ms == NO_TIME) | is_incredible
+            received_ms = np.where(log_time_stands_in, np.maximum(log_time_ms, NO_TIME), received_ms)
         given, listed = _joined(self.recipient_count), _joined(self.listed)
         self.inconsistent = int(((given != listed) & (given > 0) & (listed > 0)).sum())
         return SubmitBatch(

@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from detectors.groups import BLOCK, Groups
+from detectors.event_time import DAY_MS
+from detectors.groups import BLOCK, OVERFLOW, Groups
 from detectors.pipeline import PartitionState, Pipeline
+from detectors.rolling import Rolling, rolling
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 """Raised whenever the layout of a state changes, together with an entry in `MIGRATIONS`."""
 
 PAGE_BYTES = 1 << 16
@@ -218,5 +220,40 @@ def _order_of_ids(tree: Tree) -> None:
     seen["generations"] = [{"order": order, "count": len(order)} for order in orders]
 
 
-MIGRATIONS: Mapping[int, Callable[[Tree], None]] = {1: _order_of_ids}
+def _times_of_names(tree: Tree) -> None:
+    """Version 2 forgot no names, so it did not know when they came. They are taken for old ones that have just sent."""
+    groups, now_ms = tree["groups"], tree["clock_ms"]
+    port_of = _as_array(np.ndarray, groups["port_of"])
+    for code in np.flatnonzero(port_of[: len(groups["keys"])] == OVERFLOW).tolist():
+        groups["keys"][code], groups["samples"][code] = groups["keys"][OVERFLOW], ""  # its port had found no room
+    used = port_of != OVERFLOW
+    is_port = np.arange(max(1024, len(groups["ports"]))) < len(groups["ports"])
+    is_port[OVERFLOW] = False
+    groups["last_ms"], groups["port_last_ms"] = used * now_ms, is_port * now_ms
+    groups["since_ms"], groups["port_since_ms"] = (max(1, now_ms - DAY_MS) * names for names in (used, is_port))
+    groups["leased"] = np.zeros(len(is_port), np.bool_)
+    groups["turned_away"] = {"groups": overflowed} if (overflowed := groups.pop("overflowed")) else {}
+    volume, signature, sublet = (tree["detectors"][name] for name in ("volume", "signature", "sublet"))
+    met = np.arange(_as_array(np.ndarray, volume["ring"]).shape[-1])
+    volume["met"], volume["settled"] = ((met > OVERFLOW) & (met < volume[known]) for known in ("known", "settled"))
+    groups["vouched"] = dict.fromkeys(volume["seed_of"])
+    offences: dict[str, Any] = {}
+    for key, had in signature["offences"].items():
+        offences.setdefault(key[1], {})[key] = had | {"hour": _ring(had["hour"], 3)}
+    signature["offences"] = offences
+    for case in sublet["cases"].values():
+        case["day"] = _ring(case["day"], 3)
+        for tenant in case["tenants"].values():
+            tenant["day"] = _ring(tenant["day"], 1)
+    tree["open"]["late"] = {(bound, 0, start): sums for (bound, start), sums in tree["open"]["late"].items()}
+
+
+def _ring(sparse: Tree, amounts: int) -> Rolling:
+    ring = rolling(sparse["slot_ms"], sparse["slots"], amounts)
+    for slot in sorted(sparse["sums"]):
+        ring.add(slot * ring.slot_ms, *sparse["sums"][slot])
+    return ring
+
+
+MIGRATIONS: Mapping[int, Callable[[Tree], None]] = {1: _order_of_ids, 2: _times_of_names}
 """Version -> what makes its tree one of the version that followed, in place."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from detectors.ceilings import Ceiling
 from detectors.contract import Alert, AlertState, Command
 from detectors.pipeline import Tally
 from streams.worker.codec import Decoded
@@ -39,10 +40,7 @@ class PartitionView:
     advanced_at_s: float = 0.0  # wall clock when its offset last moved, or Kafka last said: nothing to read
     is_caught_up: bool = False  # Kafka says so, and said so just now
     tally: Tally = field(default_factory=Tally)
-    ports: int = 0
-    groups: int = 0
-    overflowed: int = 0
-    untold: int = 0
+    tables: Mapping[str, Ceiling] = field(default_factory=dict)
     open_alerts: list[Alert] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)  # access port -> submits a second in its last closed pane
 
@@ -187,6 +185,7 @@ class PartitionGauges(Collector):
         )
         yield _gauge("registry_age_seconds", "Age of the registry snapshot in force.", self._registry_age_s())
         yield from self._per_partition(views)
+        yield from _tables(views)
         yield from _alerts(views.values())
         yield from _busiest(views.values())
 
@@ -207,10 +206,6 @@ class PartitionGauges(Collector):
                 "Submits in minus submits accounted for; not 0 is a defect.",
                 lambda v: v.tally.difference,
             ),
-            "ports_tracked": ("Ports with counts.", lambda v: v.ports),
-            "groups_tracked": ("Combinations of port, extension, signature, account, carrier.", lambda v: v.groups),
-            "untold_findings": ("Findings beyond the ceiling of open alerts, not told.", lambda v: v.untold),
-            "overflowed_rows": ("Rows beyond the ceiling of groups, counted together.", lambda v: v.overflowed),
         }
         for name, (help_text, value) in families.items():
             family = GaugeMetricFamily(f"portwatch_{name}", help_text, labels=["partition"])
@@ -222,6 +217,23 @@ class PartitionGauges(Collector):
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"portwatch_{name}", help_text, value=value)
+
+
+def _tables(views: Mapping[int, PartitionView]) -> Iterator[Metric]:
+    labels = ["partition", "table"]
+    entries = GaugeMetricFamily("portwatch_table_entries", "Entries of a bounded table of the state.", labels=labels)
+    limit = GaugeMetricFamily("portwatch_table_limit", "Entries that the table may have.", labels=labels)
+    overflow = CounterMetricFamily(
+        "portwatch_table_overflow",
+        "Rows, findings or names that found no room in the table: counted together, or not told.",
+        labels=labels,
+    )
+    for partition, view in sorted(views.items()):
+        for name, table in view.tables.items():
+            entries.add_metric([str(partition), name], table.held)
+            limit.add_metric([str(partition), name], table.limit)
+            overflow.add_metric([str(partition), name], table.lost)
+    yield from (entries, limit, overflow)
 
 
 def _alerts(views: Iterable[PartitionView]) -> Iterator[Metric]:

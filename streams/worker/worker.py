@@ -20,7 +20,9 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from detectors.batch import SubmitBatch, empty_batch
+from detectors.ceilings import Ceiling
 from detectors.contract import PANE_MS, Detector, Finding, Pane
+from detectors.groups import Gone, Groups
 from detectors.pipeline import PartitionState, Pipeline
 from detectors.registry import Registry
 from streams.contract import RejectReason
@@ -84,6 +86,12 @@ class Timed:
         findings = self.detector.step(state, pane, registry)
         self.spent(time.perf_counter() - began)
         return findings
+
+    def forget(self, state: Any, gone: Gone, groups: Groups, at_ms: int) -> None:  # noqa: ANN401 - as above
+        self.detector.forget(state, gone, groups, at_ms)
+
+    def ceilings(self, state: Any) -> Mapping[str, Ceiling]:  # noqa: ANN401 - as above
+        return self.detector.ceilings(state)
 
 
 @dataclass(slots=True)
@@ -387,15 +395,10 @@ class Worker:
             view.advanced_at_s = now_s
         view.clock_ms = state.clock_ms
         view.tally = state.tally
-        view.ports = len(state.groups.ports) - 1
-        view.groups = len(state.groups.keys) - 1
-        for what, before, now in (
-            ("groups", view.overflowed, state.groups.overflowed),
-            ("open alerts", view.untold, state.episodes.untold),
-        ):
-            if now and not before:
-                log.warning("partition %d has as many %s as it may have: more are only counted", partition, what)
-        view.overflowed, view.untold = state.groups.overflowed, state.episodes.untold
+        before, view.tables = view.tables, self._pipeline.ceilings(state)
+        for name, table in view.tables.items():
+            if table.lost and not (name in before and before[name].lost):
+                log.warning("partition %d: table %s is full, what does not fit is counted", partition, name)
         view.open_alerts = [episode.told for episode in state.episodes.open.values()]
 
     @contextmanager

@@ -30,7 +30,7 @@ def lived_in(rng: np.random.Generator, ports: list[str], registry: Registry, pip
     for tick in range(-2 * DAY_TICKS, 0):
         learner.move_to(START_MS + tick * TICK_MS)
         learner.expect(slice(None))
-        learner.learn_tick(rng.poisson(rates).astype(np.float32), everywhere, never)
+        learner.learn_tick(rng.poisson(rates).astype(np.float32), everywhere, everywhere, never)
     for scale in range(2):  # the finer scales as the stream would have found them
         for sums in (learner.ports.strayed, learner.ports.skewed, learner.ports.mean, learner.ports.square):
             sums[scale] = sums[-1] * rng.lognormal(0, 0.3, len(ports))

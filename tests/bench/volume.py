@@ -7,20 +7,18 @@ import time
 import numpy as np
 
 from detectors.contract import PANE_MS, Pane
-from detectors.groups import GroupKey, Groups
+from detectors.groups import Groups
 from detectors.registry import PortLease, Registry
 from detectors.volume.baseline import DAY_TICKS, TICK_PANES, learn
 from detectors.volume.detector import VolumeDetector
+from tests.rows import Row, batch
 
 START_MS = 1_789_956_000_000  # 2026-09-21 10:00 in Shanghai
 
 
 def _groups(ports: list[str]) -> Groups:
     groups = Groups()
-    groups.port_of = np.arange(len(ports) + 1, dtype=np.int32)
-    for port in ports:
-        groups.port_code(port)
-        groups.keys.append(GroupKey(port, None, None, 0, None, None))
+    groups.intern(batch([Row(id=place, port=port, text=None) for place, port in enumerate(ports)]), Registry())
     return groups
 
 

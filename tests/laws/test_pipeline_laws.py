@@ -228,9 +228,10 @@ def test_bound_state_stays_under_its_ceilings_whatever_the_key_space() -> None:
         ]
         pipeline.step(state, batch(rows), REGISTRY)
         sizes.append(len(pack(state)))
-    assert len(state.groups.keys) == 501
-    assert len(state.groups.ports) == 101
-    assert len(state.episodes.open) <= 20
+    tables = pipeline.ceilings(state)
+    assert {name for name, table in tables.items() if table.held > table.limit} == set()
+    assert tables["unleased_ports"] == (25, 25, 15_975)
+    assert tables["open_alerts"] == (10, 20, 15)
     assert sizes[-1] <= 1.2 * sizes[2]
 
 

@@ -395,6 +395,9 @@ def test_pretty_printed_records_are_fine() -> None:
         (NOW_MS + 40, NOW_MS + 99, NOW_MS + 40),
         (None, NOW_MS + 99, NOW_MS + 99),
         (NOW_MS // 1000, NOW_MS + 99, NOW_MS + 99),
+        (NOW_MS + 60_000, NOW_MS, NOW_MS + 60_000),
+        (NOW_MS + 60_001, NOW_MS, NOW_MS),  # nobody receives what was logged before
+        (NOW_MS + 60_001, -1, NOW_MS + 60_001),
         (None, None, NO_TIME),
         (None, -1, NO_TIME),
     ],

@@ -3,6 +3,8 @@
 from detectors.batch import empty_batch
 from detectors.contract import PANE_MS, Pane
 from detectors.event_time import DAY_MS
+from detectors.forgetting import Retention
+from detectors.panes import OpenPanes
 from detectors.pipeline import Pipeline
 from detectors.registry import Registry
 from tests.rows import START_MS, Row, batch
@@ -112,6 +114,48 @@ def test_beyond_the_ceiling_of_groups_rows_are_counted_together() -> None:
     }
     assert state.groups.overflowed == 3
     assert state.tally.counted == 5
+
+
+def test_late_rows_are_told_in_turns_though_event_time_stands_still() -> None:
+    state = PIPELINE.start("t", 0)
+    state.open = OpenPanes(turn_rows=2)
+    rows = [Row(id=0, at_ms=60_000), *(Row(id=n) for n in range(1, 6))]
+    outcome = PIPELINE.step(state, batch(rows), Registry())
+    assert [(pane.submits.tolist(), pane.first_offset.tolist()) for pane in outcome.amendments] == [
+        ([2], [1]),
+        ([2], [3]),
+    ]
+    outcome = PIPELINE.step(state, batch([Row(id=9)], first_offset=6), Registry())
+    assert counts(outcome.amendments) == {(0, "10690010"): (2, 0, 2, 2)}
+
+
+def test_a_pane_far_ahead_counts_so_many_groups_and_the_others_together() -> None:
+    state = PIPELINE.start("t", 0)
+    state.open = OpenPanes(ahead_limit=2)
+    ahead = [Row(id=n, at_ms=600_000, received_ms=0, port=f"1069001{n % 4}") for n in range(12)]
+    PIPELINE.step(state, batch(ahead), Registry())
+    assert PIPELINE.ceilings(state)["groups_of_one_pane_ahead"] == (2, 2, 6)
+    PIPELINE.step(state, batch([Row(id=99, at_ms=595_000), Row(id=100, at_ms=601_000, port="10690019")]), Registry())
+    outcome = PIPELINE.step(state, empty_batch(START_MS + DAY_MS), Registry())
+    assert counts(outcome.panes[1:]) == {
+        (600_000, ""): (6, 0, 6, 6),
+        (600_000, "10690010"): (3, 0, 3, 3),
+        (600_000, "10690011"): (3, 0, 3, 3),
+        (600_000, "10690019"): (1, 0, 1, 1),
+    }
+
+
+def test_panes_that_were_closed_keep_their_names_when_codes_are_used_again() -> None:
+    pipeline = Pipeline(detectors=(), retention=Retention(group_ms=DAY_MS // 2, port_ms=DAY_MS // 2))
+    state = pipeline.start("t", 0)
+    rows = [
+        Row(id=0, port="10690010"),
+        Row(id=1, at_ms=DAY_MS, port="10690011"),
+        Row(id=2, at_ms=DAY_MS, port="10690012"),
+    ]
+    outcome = pipeline.step(state, batch(rows), Registry())
+    assert counts(outcome.panes) == {(0, "10690010"): (1, 0, 1, 1)}
+    assert state.groups.ports == ["", "10690011", "10690012"]
 
 
 def test_panes_are_aligned_to_the_epoch() -> None:

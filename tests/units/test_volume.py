@@ -14,11 +14,12 @@ from scipy.special import gammaln
 from scipy.stats import nbinom
 
 from detectors.contract import PANE_MS, Finding, Pane, Severity
-from detectors.groups import GroupKey, Groups
+from detectors.groups import Groups
 from detectors.registry import Campaign, PortLease, Registry
 from detectors.volume.baseline import DAY_MS, DAY_TICKS, TICK_MS, TICK_PANES, Baselines, learn, slot_of
 from detectors.volume.detector import VolumeDetector, VolumeState
 from detectors.volume.negative_binomial import likelihood_ratio, quantile, surprise
+from tests.rows import Row, batch
 
 Counts = npt.NDArray[np.int64]
 
@@ -30,11 +31,13 @@ LEASES = Registry(ports=tuple(PortLease(access_port=port, purposes=("code",)) fo
 def groups_of(ports: Sequence[str] = PORTS) -> Groups:
     """One group per port, on extension 01; group code = port code = place + 1."""
     groups = Groups()
-    for code, port in enumerate(ports, 1):
-        groups.port_of[code] = groups.port_code(port)
-        groups.keys.append(GroupKey(port, "01", None, 0, None, None))
-        groups.samples.append("")
+    meet(groups, ports)
     return groups
+
+
+def meet(groups: Groups, ports: Sequence[str]) -> None:
+    rows = [Row(id=place, port=port, extension="01", text=None) for place, port in enumerate(ports)]
+    groups.intern(batch(rows), Registry())
 
 
 def pane(groups: Groups, start_ms: int, submits: Sequence[int] | Counts, retries: int = 0) -> Pane:
@@ -425,9 +428,7 @@ def test_panes_without_rows_are_quiet_time_up_to_a_tick(warm: Baselines) -> None
 def test_a_port_met_later_finds_its_seed(warm: Baselines) -> None:
     groups = Groups()
     detector, state = seeded(warm, groups)
-    for place, port in enumerate((PORTS[5], PORTS[0])):
-        groups.port_of[place + 1] = groups.port_code(port)
-        groups.keys.append(GroupKey(port, "01", None, 0, None, None))
+    meet(groups, (PORTS[5], PORTS[0]))
     detector.step(state, pane(groups, TEN, [1, 0]), LEASES)
     assert state.known == 2
     detector.step(state, pane(groups, TEN + PANE_MS, [0, 10]), LEASES)
@@ -457,11 +458,7 @@ def test_the_overflow_is_nobody(warm: Baselines) -> None:
 
 def test_growth_doubles_and_a_port_costs_less_than_600_bytes() -> None:
     ports = [str(10_690_000_000 + k) for k in range(5_000)]
-    groups = Groups()
-    groups.port_of = np.zeros(5_001, np.int32)
-    for code, port in enumerate(ports, 1):
-        groups.port_of[code] = groups.port_code(port)
-        groups.keys.append(GroupKey(port, None, None, 0, None, None))
+    groups = groups_of(ports)
     detector = VolumeDetector()
     state = detector.start()
     detector.step(state, pane(groups, TEN, [1] * 10), Registry())
