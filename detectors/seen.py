@@ -11,6 +11,10 @@ import numpy as np
 from detectors.batch import Flags, Hashes
 
 _SMALLEST = 1 << 10
+_SALT = np.uint64(hash("event ids") & (1 << 64) - 1 | 1)
+"""Python's own salt of texts, new in every process, so that nobody can choose ids that crowd one place of a table. It
+decides where an id lies, never whether it was seen. Multiply-shift: Dietzfelbinger et al., "A reliable randomized
+algorithm for the closest-pair problem", 1997."""
 
 
 def _zeros(slots: int) -> Hashes:
@@ -38,7 +42,7 @@ class Ids:
     def slots(self, ids: Hashes) -> Hashes:
         """For each id its slot, or the empty slot where it would go."""
         mask = np.uint64(len(self._table) - 1)
-        slots = ids & mask
+        slots = ids * _SALT >> np.uint64(65 - len(self._table).bit_length())
         there = self._table[slots]
         astray = np.flatnonzero((there != ids) & (there != 0))
         while len(astray):

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,17 @@ def test_ids_that_share_a_slot_are_told_apart() -> None:
     seen = SeenIds()
     assert seen.first_seen(ids(*colliding)).all()
     assert not seen.first_seen(ids(*colliding)).any()
+
+
+@pytest.mark.parametrize(
+    "ids_in_a_row", [np.arange(1, 200_001), np.arange(1, 200_001) << 40, np.arange(200_000) * 2**20 + 1]
+)
+@pytest.mark.timeout(20)
+def test_neighbours_do_not_crowd_each_other(ids_in_a_row: np.ndarray) -> None:
+    """Linear probing by the lowest bits would take minutes for these."""
+    seen, hashes = SeenIds(), ids_in_a_row.astype(np.uint64)
+    assert all(seen.first_seen(some).all() for some in np.array_split(hashes, 20))
+    assert not seen.first_seen(hashes).any()
 
 
 def test_at_least_one_generation_is_remembered_and_at_most_two() -> None:
