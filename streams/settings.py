@@ -153,6 +153,11 @@ def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - checked by py
     return settings
 
 
+def notify_socket() -> str | None:
+    """Where systemd listens to a service (sd_notify), if it started this one: its say, so none of the settings."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
 def settings_page() -> str:
     """docs/settings.md, generated from the fields."""
     head = f"""# Settings

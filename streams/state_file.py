@@ -34,19 +34,25 @@ def load(path: Path, pipeline: Pipeline) -> PartitionState:
         raise StateFileError(f"{path}: {error}") from error
 
 
-def seeding(path: Path | None, partitions: int) -> Callable[[PartitionState, int], None]:
-    """What fills the state of a partition that has no checkpoint: the history of its own ports, out of the file."""
-    volume = VolumeDetector()
+def history(path: Path | None) -> Baselines | None:
+    """What a state file knows of every port. Raises `StateFileError`."""
     if path is None:
+        return None
+    volume, learnt = VolumeDetector(), load(path, Pipeline())
+    return volume.export(learnt.detectors[volume.name], learnt.groups)
+
+
+def seeding(known: Baselines | None, partitions: int) -> Callable[[PartitionState, int], None]:
+    """What fills the state of a partition that has no checkpoint: the history of its own ports."""
+    if known is None:
         return lambda *_: None
-    learnt = load(path, Pipeline())
-    baselines = volume.export(learnt.detectors[volume.name], learnt.groups)
-    home = np.array([partition_of(port, partitions) for port in baselines.ports], np.int64)
+    volume = VolumeDetector()
+    home = np.array([partition_of(port, partitions) for port in known.ports], np.int64)
 
     def seed(state: PartitionState, partition: int) -> None:
         own = np.flatnonzero(home == partition)
-        ports = [baselines.ports[row] for row in own.tolist()]
-        share = Baselines(ports, select(baselines.history, own), baselines.classes)
+        ports = [known.ports[row] for row in own.tolist()]
+        share = Baselines(ports, select(known.history, own), known.classes)
         volume.seed(state.detectors[volume.name], state.groups, share)
 
     return seed

@@ -150,18 +150,26 @@ class TopicError(Exception):
 
 
 async def require(settings: Settings, needed: Sequence[Topic]) -> None:
-    """Raise `TopicError` unless all these exist and every partition of submits has one of the state topic."""
+    """Raise `TopicError`, with a line for everything that is wrong, unless all these exist as a worker needs them."""
     async with admin_client(settings) as admin:
         found = await partition_counts(admin)
-    names = [topic.with_prefix(settings.topic_prefix).name for topic in needed]
-    if missing := [name for name in names if name not in found]:
-        raise TopicError(f"no topics {', '.join(missing)}: `portwatch topics create` makes them")
+    wanted = [topic.with_prefix(settings.topic_prefix) for topic in needed]
+    wrong = []
+    if missing := [topic.name for topic in wanted if topic.name not in found]:
+        wrong.append(f"no topics {', '.join(missing)}: `portwatch topics create` makes them")
+    wrong += [
+        f"{topic.name}: has {found[topic.name]} partitions, must have 1: delete it, then `portwatch topics create`"
+        for topic in wanted
+        if topic.is_single and found.get(topic.name, 1) != 1
+    ]
     submits, state = (topic.with_prefix(settings.topic_prefix).name for topic in (SUBMIT, STATE))
-    if found[state] < found[submits]:
-        raise TopicError(
+    if state in found and found[state] < found.get(submits, 0):
+        wrong.append(
             f"{state}: has {found[state]} partitions, must have as many as {submits}: {found[submits]} "
             f"(kafka-topics.sh --alter --topic {state} --partitions {found[submits]})"
         )
+    if wrong:
+        raise TopicError("\n".join(wrong))
 
 
 async def largest_bytes(settings: Settings, topic: Topic) -> int:

@@ -17,7 +17,7 @@ from streams.contract import Reject
 from streams.records import encode, port_counts
 from streams.registry import load_folder
 from streams.settings import Settings
-from streams.state_file import seeding
+from streams.state_file import history, seeding
 from streams.worker.codec import decode
 from tests.running import records
 
@@ -34,7 +34,7 @@ class Said:
 async def uninterrupted(settings: Settings, registry_folder: Path) -> Said:
     """What one step over each partition of the topic of submits says."""
     pipeline, registry = Pipeline(), load_folder(registry_folder)
-    seed = seeding(settings.state_in, settings.partitions)
+    seed = seeding(history(settings.state_in), settings.partitions)
     rows: defaultdict[int, list[Any]] = defaultdict(list)
     for row in await records(settings, topics.SUBMIT):
         rows[row.partition].append(row)

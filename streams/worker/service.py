@@ -4,8 +4,9 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,21 @@ from prometheus_client import CollectorRegistry
 from detectors import catalog
 from detectors.pipeline import Pipeline
 from detectors.throttle import ThrottlePolicy
+from detectors.volume.baseline import Baselines
 from streams import topics
-from streams.kafka import MOST_REQUEST_BYTES, producer_client, wait_for_broker
+from streams.kafka import MOST_REQUEST_BYTES, KafkaUnreachableError, producer_client, wait_for_broker
 from streams.noc.alertmanager import AlertmanagerPush
-from streams.registry import load_folder
-from streams.registry_topics import RegistryFollower
-from streams.settings import Settings
-from streams.state_file import seeding
+from streams.registry import RegistryError, load_folder
+from streams.registry_topics import TOPIC_OF, RegistryFollower
+from streams.settings import Settings, notify_socket
+from streams.state_file import StateFileError, history, seeding
 from streams.worker.checkpoint import Checkpoints
-from streams.worker.http import served, stalled
+from streams.worker.http import Health, ListenError, served
 from streams.worker.metrics import Metrics, PartitionGauges
 from streams.worker.offsets import Offsets
 from streams.worker.outbox import Outbox
 from streams.worker.transport import BatchApp, make_app, run
+from streams.worker.watchdog import beat, notifier
 from streams.worker.worker import RegistrySource, Timed, Worker
 
 log = logging.getLogger(__name__)
@@ -63,14 +66,17 @@ def pipeline_of(settings: Settings, spent: Callable[[str, float], None]) -> Pipe
 
 
 @asynccontextmanager
-async def registry_of(settings: Settings) -> AsyncIterator[RegistrySource]:
-    """The registry to judge by: the folder of the settings, else the registry topics once they are read whole."""
-    if settings.registry_dir:
-        yield FolderRegistry(settings.registry_dir)
+async def registry_of(
+    settings: Settings, folder: FolderRegistry | None, health: Health
+) -> AsyncIterator[RegistrySource]:
+    """The registry to judge by: the folder, else the registry topics once they are read whole."""
+    if folder:
+        yield folder
         return
     async with RegistryFollower(settings) as follower:
         while not follower.is_loaded:
-            log.info("waiting for the registry: %s", follower.state)
+            health.waits_for = f"the registry: {follower.state}"
+            log.info("%s", health.unready())
             with suppress(TimeoutError):
                 await asyncio.wait_for(follower.loaded(), REMIND_S)
         yield follower
@@ -114,20 +120,70 @@ def live(settings: Settings) -> None:
                 loop.add_signal_handler(number, act)
 
         on_signals(end)
-        await serve(settings, stop, lambda *_: on_signals(stop.set))
+        with notifier(notify_socket()) as tell:
+            await serve(settings, stop, lambda *_: on_signals(stop.set), tell)
 
     with suppress(asyncio.CancelledError):
         asyncio.run(main())
 
 
-async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Worker, int], None] | None = None) -> None:
-    """Live as a worker until `stop` is set. `started` is told the worker and its HTTP port.
+class StartError(Exception):
+    """Everything that keeps a worker from starting, a line for each."""
 
-    Raises what made it impossible to go on: a broker that is away for too long, a checkpoint that can't be read.
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a worker stands on."""
+
+    http_port: int
+    folder: FolderRegistry | None
+    known: Baselines | None
+
+
+async def grounded(
+    settings: Settings, house: AsyncExitStack, metrics_registry: CollectorRegistry, health: Health
+) -> Ground:
+    """Look at everything that a start needs; the HTTP server answers from here on, until `house` ends.
+
+    Raises `StartError` with all that is wrong, not just the first of it.
     """
-    await wait_for_broker(settings, log.info)
-    await topics.require(settings, _needed(settings))
-    metrics_registry = CollectorRegistry()
+    wrong: list[str] = []
+
+    @contextmanager
+    def looking() -> Iterator[None]:
+        try:
+            yield
+        except (ListenError, RegistryError, StateFileError, KafkaUnreachableError, topics.TopicError) as error:
+            wrong.append(str(error))
+
+    port, folder, known = 0, None, None
+    with looking():
+        port = await house.enter_async_context(served(settings, metrics_registry, health))
+        log.info("metrics and health at http://%s:%d", settings.http_host, port)
+    with looking():
+        folder = FolderRegistry(settings.registry_dir) if settings.registry_dir else None
+    with looking():
+        known = history(settings.state_in)
+    with looking():
+        patience_s = 0.0 if wrong else settings.broker_wait_s  # who can't start anyway hears so at once
+        await wait_for_broker(settings.model_copy(update={"broker_wait_s": patience_s}), log.info)
+        await topics.require(settings, _needed(settings))
+    if wrong:
+        raise StartError("\n".join(wrong))
+    return Ground(port, folder, known)
+
+
+async def serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    started: Callable[[Worker, int], None] | None = None,
+    tell: Callable[..., None] = lambda *_: None,
+) -> None:
+    """Live as a worker until `stop` is set. `started` is told the worker and its HTTP port, `tell` how it stands.
+
+    Raises `StartError`, or what made it impossible to go on: a checkpoint that can't be read.
+    """
+    metrics_registry, health = CollectorRegistry(), Health()
     metrics = Metrics(metrics_registry)
     pipeline = pipeline_of(settings, lambda name, seconds: metrics.stage_seconds.labels(name).inc(seconds))
     topic = topics.SUBMIT.with_prefix(settings.topic_prefix).name
@@ -140,7 +196,9 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Work
     metrics.queued.set_function(lambda: push.pending)
     metrics.most_queued.set_function(lambda: push.most_pending)
     async with AsyncExitStack() as house:
-        registry = await house.enter_async_context(registry_of(settings))
+        await house.enter_async_context(_background(beat(health, stop, tell), stop))
+        ground = await grounded(settings, house, metrics_registry, health)
+        registry = await house.enter_async_context(registry_of(settings, ground.folder, health))
         producer = await house.enter_async_context(producer_client(settings, max_request_size=MOST_REQUEST_BYTES))
         worker = Worker(
             topic,
@@ -151,35 +209,23 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Work
             Outbox(settings, producer, await topics.largest_bytes(settings, topics.DEAD_LETTERS)),
             push,
             metrics,
-            seeding(settings.state_in, len(await producer.partitions_for(topic))),
+            seeding(ground.known, len(await producer.partitions_for(topic))),
             emits_panes=settings.emit_panes,
         )
         _connect(app, worker, topic, settings)
         metrics_registry.register(PartitionGauges(lambda: worker.views, time.time, lambda: registry.age_s))
-        port = await house.enter_async_context(
-            served(
-                settings,
-                metrics_registry,
-                is_ready=lambda: None if worker.is_assigned.is_set() else "the group has not shared its partitions yet",
-                is_healthy=lambda: _stalled(worker),
-            )
-        )
-        log.info("metrics and health at http://%s:%d", settings.http_host, port)
+        health.reads(worker)
         if started:
-            started(worker, port)
+            started(worker, ground.http_port)
         async with _background(push.run(), stop):
             await run(app, stop)
 
 
 def _needed(settings: Settings) -> list[topics.Topic]:
-    """The topics that a worker reads and writes, apart from those of the registry."""
+    """The topics that a worker reads and writes."""
     panes = [topics.PANES] if settings.emit_panes else []
-    return [topics.SUBMIT, topics.ALERTS, topics.COMMANDS, topics.DEAD_LETTERS, topics.STATE, *panes]
-
-
-def _stalled(worker: Worker) -> str | None:
-    wrong = stalled(worker.views, time.time())
-    return ", ".join(f"partition {partition} stalled for {age_s:.0f} s" for partition, age_s in wrong.items()) or None
+    registry = [] if settings.registry_dir else list(TOPIC_OF.values())
+    return [topics.SUBMIT, topics.ALERTS, topics.COMMANDS, topics.DEAD_LETTERS, topics.STATE, *panes, *registry]
 
 
 def _connect(app: BatchApp, worker: Worker, topic: str, settings: Settings) -> None:

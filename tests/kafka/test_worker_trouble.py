@@ -28,7 +28,7 @@ from streams.registry_topics import MARK_KEY, publish
 from streams.settings import Settings
 from streams.worker.checkpoint import CheckpointError, Pointer, Segment
 from streams.worker.outbox import Outbox
-from streams.worker.service import serve
+from streams.worker.service import StartError, serve
 from streams.worker.worker import Worker
 from tests.conftest import TELL_NOBODY, require
 from tests.oracle import heard, uninterrupted
@@ -463,7 +463,7 @@ async def test_each_partition_of_submits_needs_one_of_the_state(settings: Settin
     async with admin_client(settings) as admin:
         await admin.create_topics([NewTopic(state, 2, 1), NewTopic(submits, 3, 1)])
     await make(settings, morning)
-    with pytest.raises(topics.TopicError, match=f"{state}: has 2 partitions, must have as many as {submits}: 3"):
+    with pytest.raises(StartError, match=f"{state}: has 2 partitions, must have as many as {submits}: 3"):
         await serve(settings, asyncio.Event())
 
 
