@@ -149,8 +149,9 @@ class TopicError(Exception):
     """Topics are not as a worker needs them; the text says which, and what to do."""
 
 
-async def require(settings: Settings, needed: Sequence[Topic]) -> None:
-    """Raise `TopicError`, with a line for everything that is wrong, unless all these exist as a worker needs them."""
+async def require(settings: Settings, needed: Sequence[Topic]) -> dict[str, int]:
+    """The partitions of each by name. Raises `TopicError`, with a line for everything that is wrong, unless all exist
+    as a worker needs them."""
     async with admin_client(settings) as admin:
         found = await partition_counts(admin)
     wanted = [topic.with_prefix(settings.topic_prefix) for topic in needed]
@@ -170,6 +171,7 @@ async def require(settings: Settings, needed: Sequence[Topic]) -> None:
         )
     if wrong:
         raise TopicError("\n".join(wrong))
+    return {topic.name: found[topic.name] for topic in wanted}
 
 
 async def largest_bytes(settings: Settings, topic: Topic) -> int:

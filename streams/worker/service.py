@@ -138,6 +138,7 @@ class Ground:
     http_port: int
     folder: FolderRegistry | None
     known: Baselines | None
+    partitions: dict[str, int]  # of each topic by name
 
 
 async def grounded(
@@ -156,7 +157,7 @@ async def grounded(
         except (ListenError, RegistryError, StateFileError, KafkaUnreachableError, topics.TopicError) as error:
             wrong.append(str(error))
 
-    port, folder, known = 0, None, None
+    port, folder, known, partitions = 0, None, None, dict[str, int]()
     with looking():
         port = await house.enter_async_context(served(settings, metrics_registry, health))
         log.info("metrics and health at http://%s:%d", settings.http_host, port)
@@ -167,10 +168,10 @@ async def grounded(
     with looking():
         patience_s = 0.0 if wrong else settings.broker_wait_s  # who can't start anyway hears so at once
         await wait_for_broker(settings.model_copy(update={"broker_wait_s": patience_s}), log.info)
-        await topics.require(settings, _needed(settings))
+        partitions = await topics.require(settings, _needed(settings))
     if wrong:
         raise StartError("\n".join(wrong))
-    return Ground(port, folder, known)
+    return Ground(port, folder, known, partitions)
 
 
 async def serve(
@@ -209,7 +210,7 @@ async def serve(
             Outbox(settings, producer, await topics.largest_bytes(settings, topics.DEAD_LETTERS)),
             push,
             metrics,
-            seeding(ground.known, len(await producer.partitions_for(topic))),
+            seeding(ground.known, ground.partitions[topic]),
             emits_panes=settings.emit_panes,
         )
         _connect(app, worker, topic, settings)
