@@ -180,7 +180,9 @@ def headings(page: str) -> list[str]:
 
 
 def test_every_rule_has_a_runbook() -> None:
-    assert sorted(headings("docs/runbooks.md")) == sorted(RULES)
+    """Those about ourselves are held to deploy/monitoring/rules.yaml by tests/observability/test_rules.py."""
+    about_ports = [heading for heading in headings("docs/runbooks.md") if not heading.startswith("Portwatch")]
+    assert sorted(about_ports) == sorted(RULES)
 
 
 def pages() -> dict[str, str]:
