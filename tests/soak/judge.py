@@ -24,7 +24,7 @@ from streams.kafka import consumer_client
 from streams.records import encode, port_counts
 from streams.registry import load_folder
 from streams.settings import Settings
-from streams.state_file import seeding
+from streams.state_file import history, seeding
 from tests.oracle import step, undated
 from tests.running import records
 
@@ -125,7 +125,7 @@ async def _judged(settings: Settings, partition: int, until_ms: int) -> Verdict:
     assert settings.registry_dir
     verdict, pipeline, registry = Verdict(), Pipeline(), load_folder(settings.registry_dir)
     state = pipeline.start(settings.topic_prefix + topics.SUBMIT.name, partition)
-    seeding(settings.state_in, settings.partitions)(state, partition)
+    seeding(history(settings.state_in), settings.partitions)(state, partition)
     async for rows in _fetches(settings, topics.SUBMIT, partition):
         outcome, rejects = step(pipeline, state, rows, registry)
         for key, right in (*_sums(outcome.panes, amends=False), *_sums(outcome.amendments, amends=True)):
