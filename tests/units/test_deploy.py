@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from streams.settings import PREFIX, Settings, load_settings
+from streams.settings import PREFIX, Settings
 from streams.worker.http import Health, served
 from streams.worker.watchdog import BEAT_S, STARTING_S
 from tests.conftest import require
@@ -62,7 +62,7 @@ def test_every_setting_has_a_value_that_is_allowed(variables: dict[str, Any], tm
         name.removeprefix(PREFIX).lower(): str(tmp_path / "file") if str(value).startswith("/") else value
         for name, value in variables.items()
     }
-    load_settings(**values)  # raises for what is wrong
+    Settings.model_validate({name: value for name, value in values.items() if value != ""})  # raises for what is wrong
 
 
 def test_workers_are_reachable_in_containers_alone() -> None:
