@@ -28,12 +28,19 @@ def notifier(address: str | None) -> Iterator[Callable[..., None]]:
     where = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(0)
+        is_heard = True
 
         def tell(*words: str) -> None:
-            with suppress(
-                OSError
-            ):  # a manager that is away, or behind, is no reason to stop: in a second there is more
+            nonlocal is_heard
+            try:
                 manager.sendto("\n".join(words).encode(), where)
+                is_heard = True
+            except (
+                OSError
+            ) as error:  # a manager that is away, or behind, is no reason to stop: in a second there is more
+                if is_heard:
+                    log.warning("systemd does not hear us at %s: %s", address, error)
+                is_heard = False
 
         yield tell
 

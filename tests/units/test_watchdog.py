@@ -54,10 +54,21 @@ def test_words_arrive_in_one_datagram(manager: tuple[str, socket.socket]) -> Non
     assert heard(bound) == ["READY=1", "STATUS=计数"]
 
 
-def test_nobody_listens_and_nothing_happens(tmp_path: Path) -> None:
-    for address in (None, str(tmp_path / "nobody")):
-        with notifier(address) as tell:
+def test_nobody_listens_and_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with notifier(None) as tell:
+        tell("READY=1")
+    assert caplog.messages == []
+    address = str(tmp_path / "nobody")
+    with notifier(address) as tell:
+        tell("READY=1")
+        tell("READY=1")
+        with listening(address) as manager:
             tell("READY=1")
+            assert heard(manager) == ["READY=1"]
+        tell("READY=1")
+    absent, gone = caplog.messages
+    assert absent == f"systemd does not hear us at {address}: [Errno 2] No such file or directory"
+    assert gone == f"systemd does not hear us at {address}: [Errno 111] Connection refused"
 
 
 def test_a_manager_that_does_not_read_holds_nothing_up(manager: tuple[str, socket.socket]) -> None:
