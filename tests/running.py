@@ -5,20 +5,27 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from aiokafka import TopicPartition
 
 from streams import topics
-from streams.kafka import consumer_client
+from streams.feeds.jsonl import SubmitLines
+from streams.feeds.producer import Summary, feed
+from streams.kafka import admin_client, consumer_client
+from streams.registry import load_folder
+from streams.registry_topics import publish
 from streams.settings import Settings
 from streams.worker.service import serve
 from streams.worker.worker import Worker
 
 PATIENCE_S = 60.0
+SPEED = 200.0  # 80 minutes of event time in 24 s
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -64,8 +71,11 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[Worker, str]]:
 
 async def records(settings: Settings, topic: topics.Topic) -> list[Any]:
     """Everything on a topic, by partition in order of offsets."""
+    name = settings.topic_prefix + topic.name
+    async with admin_client(settings) as admin:
+        count = (await topics.partition_counts(admin))[name]
     async with consumer_client(settings) as consumer:
-        partitions = [TopicPartition(settings.topic_prefix + topic.name, n) for n in range(settings.partitions)]
+        partitions = [TopicPartition(name, n) for n in range(count)]
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
         found: list[Any] = []
@@ -87,3 +97,40 @@ async def until_committed(settings: Settings, wanted: Callable[[dict[int, int]],
     deadline = time.monotonic() + PATIENCE_S
     while not wanted(await committed(settings)):
         assert time.monotonic() < deadline, await committed(settings)
+
+
+async def make(settings: Settings, morning: Path) -> None:
+    await topics.create(settings)
+    await publish(load_folder(morning / "registry"), settings)
+
+
+def feeding(settings: Settings, morning: Path, speed: float = SPEED) -> "asyncio.Task[Summary]":
+    return asyncio.create_task(feed(SubmitLines(), morning / "submits.jsonl", settings, speed=speed))
+
+
+async def until(holds: Callable[[], bool], patience_s: float = 30.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+async def status(url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
+def more_than(submits: int, offsets: dict[int, int]) -> bool:
+    return sum(offsets.values()) > submits
+
+
+def all_of(submits: int, offsets: dict[int, int]) -> bool:
+    return sum(offsets.values()) == submits
+
+
+def exposed(log: Path) -> dict[str, float]:
+    """The samples that the worker of the log shows at /metrics now, by name and labels."""
+    address = [line.split()[-1] for line in log.read_text().splitlines() if "metrics and health at" in line][-1]
+    with urllib.request.urlopen(f"{address}/metrics", timeout=10) as answer:  # noqa: S310 - the worker's own address
+        lines = answer.read().decode().splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}

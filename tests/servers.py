@@ -4,22 +4,34 @@ A server is a context manager: ready when its block starts, gone with its folder
 it fails to start. `missing()` says what this machine lacks and the command that brings it.
 """
 
+import os
+import shlex
 import shutil
+import signal
+import socket
+import struct
 import subprocess
 import tempfile
 import urllib.request
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from streams.embedded import TiedProcess, free_port, speaks_kafka
+from streams.embedded import TiedProcess, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 KAFKA_LIBS = ROOT / ".cache" / "kafka" / "libs"
+
+TOOLS = {
+    "kafka-consumer-groups.sh": "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+    "kafka-leader-election.sh": "org.apache.kafka.tools.LeaderElectionCommand",
+    "kafka-topics.sh": "org.apache.kafka.tools.TopicCommand",
+}
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -32,6 +44,18 @@ def answers_http(url: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def knows_brokers(port: int) -> bool:
+    """Whether the broker on 127.0.0.1 names one in its metadata (v1, of no topics): it speaks before it may work."""
+    request = struct.pack(">hhihi", 3, 1, 1, -1, 0)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            _, _, brokers = struct.unpack(">iii", connection.recv(12, socket.MSG_WAITALL))
+    except (OSError, struct.error):
+        return False
+    return bool(brokers)
 
 
 class Server(ABC):
@@ -103,24 +127,35 @@ class Server(ABC):
 
 
 class ApacheKafka(Server):
-    """One KRaft node, broker and controller in one, at `bootstrap`.
+    """A KRaft node, broker and controller in one, at `bootstrap`: alone, or one of a `KafkaCluster`.
 
     `properties` are added to server.properties and win over ours. `kill` and `start` keep the port and the log folder.
+    `controller_ports`: of every node of the cluster, by node id.
     """
 
-    def __init__(self, properties: Mapping[str, str] | None = None) -> None:
-        self._port, controller_port = free_port(), free_port()
+    def __init__(
+        self,
+        properties: Mapping[str, str] | None = None,
+        *,
+        node_id: int = 1,
+        controller_ports: Mapping[int, int] | None = None,
+        cluster_id: str | None = None,
+        heap_mb: int = 768,
+    ) -> None:
+        self._port, ports = free_port(), controller_ports or {node_id: free_port()}
         self.bootstrap = f"127.0.0.1:{self._port}"
+        self._cluster_id = cluster_id or str(uuid.uuid4())
+        self._heap_mb = heap_mb
         self._properties = {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+            "node.id": str(node_id),
+            "controller.quorum.voters": ",".join(f"{voter}@127.0.0.1:{port}" for voter, port in ports.items()),
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{controller_port}",
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{ports[node_id]}",
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
-            "offsets.topic.replication.factor": "1",
+            "offsets.topic.replication.factor": str(len(ports)),
             "offsets.topic.num.partitions": "4",
-            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.replication.factor": str(len(ports)),
             "transaction.state.log.min.isr": "1",
             "transaction.state.log.num.partitions": "4",
             "share.coordinator.state.topic.replication.factor": "1",
@@ -142,16 +177,38 @@ class ApacheKafka(Server):
         return None
 
     def prepare(self) -> None:
-        settings = {**self._properties, "log.dirs": str(self.folder / "data")}
+        settings = {"log.dirs": str(self.folder / "data"), **self._properties}
         self._settings.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
-        storage = self._java("kafka.tools.StorageTool", "format", "-t", str(uuid.uuid4()), "-c", str(self._settings))
+        storage = self._java("kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(self._settings))
         subprocess.run(storage, check=True, capture_output=True, timeout=START_TIMEOUT_S)
 
     def command(self) -> Sequence[str]:
         return self._java("kafka.Kafka", str(self._settings))
 
     def ready(self) -> bool:
-        return speaks_kafka(self._port)
+        return knows_brokers(self._port)
+
+    def freeze(self) -> None:
+        """Give the process no time until `thaw`."""
+        os.kill(self._process_id(), signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._process_id(), signal.SIGCONT)
+
+    def _process_id(self) -> int:
+        found = subprocess.run(["pgrep", "-f", f"kafka.Kafka {self._settings}"], capture_output=True, check=True)
+        return int(found.stdout)
+
+    def tool(self, command: str) -> str:
+        """What one of Kafka's own command line tools says, run as its script would: `kafka-topics.sh --list ...`.
+
+        Raises subprocess.CalledProcessError when it fails.
+        """
+        script, *words = shlex.split(command)
+        if "--bootstrap-server" not in words:
+            words += ["--bootstrap-server", self.bootstrap]
+        run = self._java(TOOLS[script], *words)
+        return subprocess.run(run, check=True, capture_output=True, text=True, timeout=START_TIMEOUT_S).stdout
 
     @property
     def _settings(self) -> Path:
@@ -159,8 +216,38 @@ class ApacheKafka(Server):
 
     def _java(self, *words: str) -> list[str]:
         """A JVM with log4j's own default (to stdout) at INFO, and a collector without threads of its own."""
-        options = ["-Xmx768m", "-XX:+UseSerialGC", "-Dorg.apache.logging.log4j.level=INFO"]
+        options = [f"-Xmx{self._heap_mb}m", "-XX:+UseSerialGC", "-Dorg.apache.logging.log4j.level=INFO"]
         return ["java", *options, "-cp", f"{KAFKA_LIBS}/*", *words]
+
+
+class KafkaCluster:
+    """Nodes that are broker and controller each, by node id; any of them may be killed and started again."""
+
+    def __init__(self, size: int = 3, properties: Mapping[str, str] | None = None) -> None:
+        ports = {node_id: free_port() for node_id in range(1, size + 1)}
+        cluster_id = str(uuid.uuid4())
+        self.nodes = {
+            node_id: ApacheKafka(
+                properties, node_id=node_id, controller_ports=ports, cluster_id=cluster_id, heap_mb=256
+            )
+            for node_id in ports
+        }
+        self.bootstrap_servers = tuple(node.bootstrap for node in self.nodes.values())
+
+    def __enter__(self) -> Self:
+        # All at once: none is ready before a majority is.
+        with ExitStack() as running, ThreadPoolExecutor(len(self.nodes)) as threads:
+            for entered in [threads.submit(running.enter_context, node) for node in self.nodes.values()]:
+                entered.result()
+            self._running = running.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for node in self.nodes.values():
+            node.kill()  # in their own order the last two would wait for a majority
+        self._running.close()
 
 
 class Configured(Server):
