@@ -17,6 +17,9 @@ from streams.settings import Settings
 
 DAY_MS = 86_400_000
 USUAL_REPLICAS = 3
+IN_SYNC = 2
+"""Copies that must have a record before it counts as written, where there are three or more: one broker may go."""
+BROKERS_TIME = "LogAppendTime"
 MISSING = "missing"
 LARGEST = "max.message.bytes"
 USUAL_LARGEST_BYTES = 1_048_588
@@ -31,6 +34,7 @@ class Topic:
     """A topic as it must be. `keep_ms` is the least time its records stay; None for a compacted one.
 
     `is_single`: one partition, because its few records are read whole and in order; else as many as the settings say.
+    What is ours carries the broker's time: since 4.0 a broker refuses records of a writer whose clock is an hour ahead.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Topic:
     keep_ms: int | None
     is_single: bool = False
     largest_bytes: int | None = None  # of its record batches; None is what the cluster says
+    is_ours: bool = True  # written by portwatch alone
 
     @property
     def cleanup_policy(self) -> Literal["delete", "compact"]:
@@ -50,14 +55,24 @@ class Topic:
     def with_prefix(self, prefix: str) -> "Topic":
         return replace(self, name=prefix + self.name)
 
-    @property
-    def configs(self) -> dict[str, str]:
-        kept = {"retention.ms": str(self.keep_ms)} if self.keep_ms else {}
-        largest = {LARGEST: str(self.largest_bytes)} if self.largest_bytes else {}
-        return {"cleanup.policy": self.cleanup_policy, **kept, **largest}
+    def configs(self, replicas: int) -> dict[str, str]:
+        """What to set when it is made with so many copies."""
+        return {
+            "cleanup.policy": self.cleanup_policy,
+            **({"retention.ms": str(self.keep_ms)} if self.keep_ms else {}),
+            **({LARGEST: str(self.largest_bytes)} if self.largest_bytes else {}),
+            **({"message.timestamp.type": BROKERS_TIME} if self.is_ours else {}),
+            **({"min.insync.replicas": str(IN_SYNC)} if replicas > IN_SYNC else {}),
+        }
 
 
-SUBMIT = Topic(name="sms.submit.v1", key="access port", holds="submits, one or a block per record", keep_ms=7 * DAY_MS)
+SUBMIT = Topic(
+    name="sms.submit.v1",
+    key="access port",
+    holds="submits, one or a block per record",
+    keep_ms=7 * DAY_MS,
+    is_ours=False,
+)
 PORTS = Topic(name="sms.registry.ports.v1", key="access port", holds="leases", keep_ms=None, is_single=True)
 SIGNATURES = Topic(
     name="sms.registry.signatures.v1", key="full port + signature", holds="filings", keep_ms=None, is_single=True
@@ -105,7 +120,7 @@ def all_with_prefix(settings: Settings) -> list[Topic]:
 
 
 async def create(settings: Settings) -> list[str]:
-    """Create what is missing, with its partitions, cleanup policy and retention; returns the names created.
+    """Create what is missing, with its partitions, copies and configuration; returns the names created.
 
     Topics that exist are left as they are (see `check`). Raises the broker's `KafkaError` when it refuses, and
     `KafkaTimeoutError` when it does not show them in time.
@@ -116,7 +131,7 @@ async def create(settings: Settings) -> list[str]:
         replicas = settings.replication_factor or min(USUAL_REPLICAS, len((await admin.describe_cluster())["brokers"]))
         response = await admin.create_topics(
             [
-                NewTopic(topic.name, topic.partitions(settings), replicas, topic_configs=topic.configs)
+                NewTopic(topic.name, topic.partitions(settings), replicas, topic_configs=topic.configs(replicas))
                 for topic in wanted
                 if topic.name not in existing
             ]
@@ -174,6 +189,17 @@ async def require(settings: Settings, needed: Sequence[Topic]) -> dict[str, int]
     return {topic.name: found[topic.name] for topic in wanted}
 
 
+def refuse_shrunk(before: Mapping[str, int], now: Mapping[str, int]) -> None:
+    """Raise `TopicError` for a topic with fewer partitions than before: it is not the one that records are sent to."""
+    for name, partitions in before.items():
+        if now[name] < partitions:
+            raise TopicError(
+                f"{name}: had {partitions} partitions, has {now[name]}: made anew, perhaps by a broker with "
+                f"auto.create.topics.enable (kafka-topics.sh --alter --topic {name} --partitions {partitions}, "
+                "then `portwatch topics check`)"
+            )
+
+
 async def largest_bytes(settings: Settings, topic: Topic) -> int:
     """Size of the largest record batch that the topic takes now."""
     name = topic.with_prefix(settings.topic_prefix).name
@@ -187,19 +213,20 @@ def _largest_bytes(config: Mapping[str, str]) -> int:
 
 async def check(settings: Settings) -> list[Difference]:
     """Every difference between the cluster and what must be; empty when all is well. Changes nothing."""
+    wanted = all_with_prefix(settings)
     async with admin_client(settings) as admin:
-        found = await partition_counts(admin)
-        wanted = all_with_prefix(settings)
-        configs = await _configs(admin, [topic.name for topic in wanted if topic.name in found])
+        entries = {entry["topic"]: entry["partitions"] for entry in await admin.describe_topics()}
+        configs = await _configs(admin, [topic.name for topic in wanted if topic.name in entries])
     differences = []
     for topic in wanted:
-        if topic.name not in found:
+        if topic.name not in entries:
             differences.append(Difference(topic.name, MISSING))
             continue
-        partitions = topic.partitions(settings)
-        if found[topic.name] != partitions:
-            differences.append(Difference(topic.name, f"partitions: found {found[topic.name]}, must be {partitions}"))
-        differences += [Difference(topic.name, what) for what in _wrong_configs(topic, configs[topic.name])]
+        found, partitions = entries[topic.name], topic.partitions(settings)
+        if len(found) != partitions:
+            differences.append(Difference(topic.name, f"partitions: found {len(found)}, must be {partitions}"))
+        replicas = min(len(partition["replicas"]) for partition in found)
+        differences += [Difference(topic.name, what) for what in _wrong_configs(topic, replicas, configs[topic.name])]
     return differences + _too_small_letters(configs, settings)
 
 
@@ -213,18 +240,22 @@ def _too_small_letters(configs: Mapping[str, Mapping[str, str]], settings: Setti
     return [Difference(letters, what)] if found < least else []
 
 
-def _wrong_configs(topic: Topic, config: Mapping[str, str]) -> list[str]:
+def _wrong_configs(topic: Topic, replicas: int, config: Mapping[str, str]) -> list[str]:
     wrong = []
     policy, kept = config.get("cleanup.policy", "delete"), config.get("retention.ms", "")
     if policy != topic.cleanup_policy:
         wrong.append(f"cleanup.policy: found {policy}, must be {topic.cleanup_policy}")
     if topic.keep_ms and kept and -1 < int(kept) < topic.keep_ms:
         wrong.append(f"retention.ms: found {kept}, must be {topic.keep_ms} or more, or -1")
+    if topic.is_ours and (stamp := config.get("message.timestamp.type", BROKERS_TIME)) != BROKERS_TIME:
+        wrong.append(f"message.timestamp.type: found {stamp}, must be {BROKERS_TIME}")
+    if replicas > IN_SYNC and int(in_sync := config.get("min.insync.replicas", "1")) < IN_SYNC:
+        wrong.append(f"min.insync.replicas: found {in_sync}, must be {IN_SYNC} or more")
     return wrong
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    # All keys, not the two of interest: Tansu closes the connection when asked for single ones.
+    # All keys, not the few of interest: Tansu closes the connection when asked for single ones.
     responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
     return {
         name: {entry[0]: entry[1] for entry in entries}

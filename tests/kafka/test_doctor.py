@@ -91,7 +91,8 @@ async def test_offsets_that_stand_still_are_told_from_a_lag_that_shrinks(setting
 async def test_a_topic_that_differs_comes_with_the_command_that_repairs_it(settings: Settings) -> None:
     async with admin_client(settings) as admin:
         name = f"{settings.topic_prefix}sms.alerts.v1"
-        await admin.create_topics([NewTopic(name, 1, 1, topic_configs={"retention.ms": "1000"})])
+        wrong = {"retention.ms": "1000", "message.timestamp.type": "LogAppendTime"}
+        await admin.create_topics([NewTopic(name, 1, 1, topic_configs=wrong)])
     await topics.create(settings)
 
     assert found(await examine(settings), "topics") == (

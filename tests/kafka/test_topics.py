@@ -53,6 +53,8 @@ async def test_create_leaves_an_existing_topic_and_check_says_how_it_differs(set
         f"{prefix}sms.submit.v1: partitions: found 2, must be 3",
         f"{prefix}sms.submit.v1: retention.ms: found 3600000, must be 604800000 or more, or -1",
         f"{prefix}sms.registry.ports.v1: cleanup.policy: found delete, must be compact",
+        f"{prefix}sms.registry.ports.v1: message.timestamp.type: found CreateTime, must be LogAppendTime",
+        f"{prefix}sms.alerts.v1: message.timestamp.type: found CreateTime, must be LogAppendTime",
     ]
 
 

@@ -77,7 +77,11 @@ class Sender:
 async def create_topics(settings: Settings) -> None:
     """As in production, but the one of the checkpoints keeps no more than STATE_BYTES."""
     state = topics.STATE.with_prefix(settings.topic_prefix)
-    bounded = {**state.configs, "retention.bytes": str(STATE_BYTES), "segment.bytes": str(STATE_BYTES // 16)}
+    bounded = {
+        **state.configs(replicas=1),
+        "retention.bytes": str(STATE_BYTES),
+        "segment.bytes": str(STATE_BYTES // 16),
+    }
     async with admin_client(settings) as admin:
         await admin.create_topics([NewTopic(state.name, settings.partitions, 1, topic_configs=bounded)])
     await topics.create(settings)
