@@ -1,14 +1,15 @@
 """How every client of ours reaches Kafka: connection arguments from the settings, patience with an absent broker."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError, UnknownError
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, NodeNotReadyError, UnknownError
 from aiokafka.helpers import create_ssl_context
 from aiokafka.structs import OffsetAndMetadata
 
@@ -74,12 +75,13 @@ async def wait_for_broker(settings: Settings, say: Callable[[str], None]) -> Non
         pause = min(2 * pause, LONGEST_RETRY_S)
 
 
-async def _attempt(settings: Settings) -> KafkaConnectionError | None:
+async def _attempt(settings: Settings) -> KafkaError | None:
     try:
-        async with admin_client(settings):
-            return None
-    except KafkaConnectionError as error:
+        async with admin_client(settings) as admin:
+            await admin.describe_cluster()  # one that is starting answers, but knows of no broker, not even of itself
+    except (KafkaConnectionError, NodeNotReadyError) as error:
         return error
+    return None
 
 
 @asynccontextmanager
@@ -110,6 +112,9 @@ async def started_producer(settings: Settings, **options: Any) -> AIOKafkaProduc
             await producer.stop()
             raise
         else:
+            if is_idempotent:
+                # Or what waits for a leader, as after a broker was away, is given up 40 s after it was handed over.
+                producer._message_accumulator._batch_ttl = math.inf  # noqa: SLF001 - as in worker.offsets
             return producer
     raise AssertionError  # the second turn returns or raises
 
@@ -163,6 +168,17 @@ async def _stop(producer: AIOKafkaProducer) -> None:
         await producer.client.close()
 
 
+async def send(producer: AIOKafkaProducer, topic: str, **record: Any) -> "asyncio.Future[Any]":  # noqa: ANN401 - aiokafka's own
+    """Hand a record over and return the future of its acknowledgement, however long Kafka is away.
+
+    `AIOKafkaProducer.send` itself gives up when the partition has had no place for a record for 40 s.
+    """
+    while True:
+        with suppress(KafkaTimeoutError):
+            sent: asyncio.Future[Any] = await producer.send(topic, **record)
+            return sent
+
+
 @asynccontextmanager
 async def consumer_client(settings: Settings, group_id: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer without automatic commits; the caller assigns partitions itself."""
@@ -173,7 +189,19 @@ async def consumer_client(settings: Settings, group_id: str | None = None) -> As
         await consumer.start()
         yield consumer
     finally:
+        await end_fetches(consumer)
         await consumer.stop()
+
+
+async def end_fetches(consumer: AIOKafkaConsumer) -> None:
+    """Before `consumer.stop()`, which ends fetches too, but lets the CancelledError of one that was about to try again
+    out, as if its caller had been cancelled."""
+    if fetcher := consumer._fetcher:  # noqa: SLF001 - as in worker.offsets
+        tasks = [fetcher._fetch_task, *fetcher._pending_tasks]  # noqa: SLF001 - as above
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        fetcher._pending_tasks.clear()  # noqa: SLF001 - as above
 
 
 async def committed(

@@ -17,6 +17,7 @@ from cloudevents.core.v1.event import CloudEvent
 from detectors.contract import Alert, Command, Pane
 from streams import topics
 from streams.contract import DeadLetter, Reject, RejectReason
+from streams.kafka import send
 from streams.records import encode, port_counts
 from streams.settings import Settings
 from streams.worker.transport import CONTENT_TYPE, PartitionBatch
@@ -122,7 +123,7 @@ class Outbox:
     ) -> None:
         if key is None and value is None:
             value = b""  # aiokafka sends no record that has neither
-        self._unsettled.add(await self._producer.send(topic, value=value, key=key, headers=headers))
+        self._unsettled.add(await send(self._producer, topic, value=value, key=key, headers=headers))
         if len(self._unsettled) > MOST_UNSETTLED:
             await self.settle()
 

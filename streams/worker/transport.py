@@ -27,7 +27,7 @@ from mode.utils.futures import maybe_async
 from numpy.typing import NDArray
 
 from streams.contract import REPLAYED_HEADER
-from streams.kafka import ssl_context
+from streams.kafka import end_fetches, ssl_context
 from streams.settings import Settings
 
 CONTENT_TYPE = "content-type"
@@ -37,6 +37,7 @@ JSON = b"application/json"
 SESSION_TIMEOUT_S = 6.0
 HEARTBEAT_S = 0.5
 FETCH_WAIT_MS = 500
+METADATA_MS = 30_000  # a partition that the topic got is read that much later; aiokafka looks every 5 minutes
 LEAVE_S = 0.5  # usually milliseconds; who is not heard leaving is missed after SESSION_TIMEOUT_S
 # Of one partition: four times aiokafka's own, so that what is fetched lasts while the next answer comes (a seventh more
 # records a second).
@@ -256,6 +257,8 @@ class LoopConsumer(AIOKafkaConsumerThread):  # type: ignore[misc] # Faust ships 
     _stop_exit_stacks = Service._stop_exit_stacks
 
     async def on_stop(self) -> None:
+        if self._consumer is not None:
+            await end_fetches(self._consumer)
         try:
             async with asyncio.timeout(LEAVE_S):
                 await self.on_thread_stop()
@@ -493,6 +496,7 @@ def make_app(settings: Settings, input_topics: Iterable[str]) -> BatchApp:
         broker_rebalance_timeout=SESSION_TIMEOUT_S,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES,
+        consumer_metadata_max_age_ms=METADATA_MS,
         stream_buffer_maxsize=QUEUED_EVENTS,
         # With acks off there is nothing to wait for, and each rebalance would wait a second for it.
         stream_wait_empty=False,

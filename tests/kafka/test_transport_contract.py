@@ -8,6 +8,7 @@ import asyncio
 import inspect
 from collections.abc import Sequence
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
@@ -18,6 +19,7 @@ from aiokafka.consumer import fetcher as fetching
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, FetchResult, PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.producer.message_accumulator import MessageAccumulator
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
@@ -28,6 +30,7 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 from mode.threads import ServiceThread
 
+from streams.kafka import end_fetches
 from streams.settings import Settings
 from streams.worker.transport import Corruption, LoopConsumer, drain, make_app
 
@@ -352,3 +355,29 @@ async def test_event_carries_the_batch_itself() -> None:
     assert app.consumer._read_offset[TP(*PLACE)] is None
     event = await app.batches("sms.submit.v1").decode(message)
     assert event.value is found
+
+
+# ---- streams.kafka
+
+
+async def test_a_batch_that_waits_for_a_leader_expires_by_the_time_that_we_make_endless() -> None:
+    """And with it a hole in the numbers of an idempotent producer's batches."""
+    source = inspect.getsource(MessageAccumulator)
+    assert "MessageBatch(tp, builder, self._batch_ttl, self._linger_time)" in source
+    assert "if self._batches[tp][0].expired():" in source
+
+
+@pytest.mark.parametrize("is_ended_before", [False, True])
+async def test_a_fetcher_that_closes_throws_the_end_of_a_fetch_at_its_caller(*, is_ended_before: bool) -> None:
+    """Which must not be taken for our own; it is so for one that waits before it tries again."""
+    retrying, routine = (asyncio.create_task(asyncio.sleep(60)) for _ in range(2))
+    fetcher = SimpleNamespace(_closed=False, _fetch_task=routine, _fetch_waiters=[], _pending_tasks={retrying})
+    await asyncio.sleep(0)
+    if is_ended_before:
+        await end_fetches(SimpleNamespace(_fetcher=fetcher))
+        await fetching.Fetcher.close(fetcher)
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            await fetching.Fetcher.close(fetcher)
+    assert retrying.cancelled()
+    assert routine.cancelled()
