@@ -138,7 +138,7 @@ class RegistryFollower:
         self.registry = Registry()
         self._settings = settings
         self._kinds: dict[str, _Kind] = {}
-        self._loaded = asyncio.Event()
+        self._loaded, self._published = asyncio.Event(), asyncio.Event()
         self._changed_s: float | None = None  # when the oldest change came that the snapshot lacks
         self._current_s = time.monotonic()
         self._stack = AsyncExitStack()
@@ -165,9 +165,17 @@ class RegistryFollower:
         """Return once the first whole registry is there. An empty one counts, if nothing was ever published."""
         await self._loaded.wait()
 
+    async def published(self) -> None:
+        """Return once the first whole registry is there that somebody has published, and be it one without rows."""
+        await self._published.wait()
+
     @property
     def is_loaded(self) -> bool:
         return self._loaded.is_set()
+
+    @property
+    def is_published(self) -> bool:
+        return self._published.is_set()
 
     @property
     def age_s(self) -> float:
@@ -182,6 +190,8 @@ class RegistryFollower:
     def state(self) -> str:
         """For people: loaded, reading, or what is wrong with the last load."""
         if self._is_whole():
+            if self.is_loaded and not self.is_published:
+                return "its topics are empty: run `portwatch registry load DIR`"
             return "loaded" if self.is_loaded else "reading"
         return "a load is under way or broke off: run `portwatch registry load DIR`"
 
@@ -206,6 +216,8 @@ class RegistryFollower:
             if is_at_end:
                 self._current_s = time.monotonic()
                 self._loaded.set()
+                if any(kind.rows or kind.mark for kind in self._kinds.values()):
+                    self._published.set()
 
     def _apply(self, topic: str, offset: int, key: bytes, value: bytes | None) -> None:
         try:

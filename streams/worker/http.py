@@ -64,7 +64,7 @@ class Health:
             return None
         if not self._worker.is_assigned.is_set():
             return f"no partitions from the group for {quiet_s:.0f} s"
-        wrong = stalled(views, time.time())
+        wrong = stalled(views, now_s)
         return ", ".join(f"partition {number} stalled for {age_s:.0f} s" for number, age_s in wrong.items()) or None
 
 

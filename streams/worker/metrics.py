@@ -25,19 +25,21 @@ BUSIEST = 50
 MOST_ACTIVE = 1_000
 """Open alerts with a series of their own."""
 
+DETECTION_BUCKETS_S = (10, 20, 30, 60, 120, 300, 900, 3_600)
+
 disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
 
 
 @dataclass(slots=True)
 class PartitionView:
-    """What the gauges show of one assigned partition."""
+    """What the gauges show of one assigned partition. Moments are monotonic: the wall clock may jump."""
 
     clock_ms: int = 0
     next_offset: int = 0
     end_offset: int = 0
-    committed_at_s: float = 0.0  # wall clock
-    answered_at_s: float = 0.0  # wall clock of Kafka's last answer to a fetch
-    advanced_at_s: float = 0.0  # wall clock when its offset last moved, or Kafka last said: nothing to read
+    committed_at_s: float = 0.0
+    answered_at_s: float = 0.0  # when Kafka's last answer to a fetch was noticed
+    advanced_at_s: float = 0.0  # when its offset last moved, or Kafka last said: nothing to read
     is_caught_up: bool = False  # Kafka says so, and said so just now
     tally: Tally = field(default_factory=Tally)
     tables: Mapping[str, Ceiling] = field(default_factory=dict)
@@ -99,7 +101,13 @@ class Metrics:
         self.detection_seconds = Histogram(
             "portwatch_detection_seconds",
             "Event time from the first sight of an episode to its alert.",
-            buckets=(10, 20, 30, 60, 120, 300, 900, 3_600),
+            buckets=DETECTION_BUCKETS_S,
+            registry=registry,
+        )
+        self.detection_wall_seconds = Histogram(
+            "portwatch_detection_wall_seconds",
+            "Wall clock at an alert minus event time of the first sight of its episode: with the backlog.",
+            buckets=DETECTION_BUCKETS_S,
             registry=registry,
         )
 
@@ -124,6 +132,8 @@ class Metrics:
             self.alerts.labels(alert.rule, alert.state).inc()
             if alert.state is AlertState.OPEN:
                 self.detection_seconds.observe((alert.detected_event_ms - alert.first_seen_ms) / 1_000)
+                if alert.detected_ms is not None:
+                    self.detection_wall_seconds.observe((alert.detected_ms - alert.first_seen_ms) / 1_000)
         for command in commands:
             self.commands.labels(command.action).inc()
 
@@ -137,7 +147,7 @@ def metrics_page() -> str:
     """docs/metrics.md, generated from the declarations."""
     registry = CollectorRegistry()
     Metrics(registry)
-    registry.register(PartitionGauges(lambda: {0: PartitionView()}, lambda: 0.0, lambda: 0.0))
+    registry.register(PartitionGauges(lambda: {0: PartitionView()}, lambda: 0.0, lambda: 0.0, lambda: 0.0))
     rows = [
         f"| `{_exposed_name(family)}` | {family.type} | {family.documentation} |\n" for family in registry.collect()
     ]
@@ -165,11 +175,13 @@ class PartitionGauges(Collector):
     def __init__(
         self,
         views: Callable[[], dict[int, PartitionView]],
-        now_s: Callable[[], float],
+        wall_s: Callable[[], float],
+        monotonic_s: Callable[[], float],
         registry_age_s: Callable[[], float],
     ) -> None:
         self._views = views
-        self._now_s = now_s
+        self._wall_s = wall_s
+        self._monotonic_s = monotonic_s
         self._registry_age_s = registry_age_s
 
     def collect(self) -> Iterator[Metric]:
@@ -190,9 +202,9 @@ class PartitionGauges(Collector):
         yield from _busiest(views.values())
 
     def _per_partition(self, views: dict[int, PartitionView]) -> Iterator[Metric]:
-        now_s = self._now_s()
+        wall_s, now_s = self._wall_s(), self._monotonic_s()
         families: dict[str, tuple[str, Callable[[PartitionView], float]]] = {
-            "event_time_lag_seconds": ("Wall clock minus event time.", lambda v: now_s - v.clock_ms / 1_000),
+            "event_time_lag_seconds": ("Wall clock minus event time.", lambda v: wall_s - v.clock_ms / 1_000),
             "consumer_lag_records": ("Records in Kafka that are not processed.", lambda v: v.lag),
             "commit_age_seconds": (
                 "Time since all that was counted was in a checkpoint.",

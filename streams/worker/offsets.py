@@ -5,6 +5,7 @@ Around the aiokafka consumer that Faust runs: its own commit writes no metadata 
 
 # ruff: noqa: SLF001 - tests/kafka/test_transport_contract.py holds the private names used here to the pinned versions
 
+import time
 from collections.abc import Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -20,6 +21,7 @@ class Offsets:
 
     def __init__(self, app: BatchApp) -> None:
         self._app = app
+        self._answers: dict[TP, tuple[int | None, float]] = {}
 
     async def commit(self, offsets: Mapping[TP, tuple[int, str]]) -> bool:
         """Commit next offset and metadata of each partition, all together.
@@ -56,10 +58,14 @@ class Offsets:
         end: int | None = self._consumer.highwater(TopicPartition(*partition))
         return end
 
-    def answered_s(self, partition: TP) -> float:
-        """When (wall clock, seconds) the broker last answered a fetch of this partition; 0 before the first."""
+    def answered_at_s(self, partition: TP) -> float:
+        """When (monotonic, seconds) the caller could first know of the broker's last answer to a fetch of this
+        partition; 0 before the first. aiokafka's own note of it is by the wall clock, which may jump."""
         answered_ms: int | None = self._consumer.last_poll_timestamp(TopicPartition(*partition))
-        return (answered_ms or 0) / 1_000
+        known = self._answers.get(partition, (None, 0.0))
+        if answered_ms != known[0]:
+            known = self._answers[partition] = (answered_ms, time.monotonic())
+        return known[1]
 
     async def beginning_offsets(self, partitions: Iterable[TP]) -> dict[TP, int]:
         """The first offset that still exists, asked from the broker."""

@@ -4,13 +4,15 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
 from detectors import catalog
@@ -36,6 +38,8 @@ from streams.worker.worker import RegistrySource, Timed, Worker
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+TOPICS_S = 30.0
+"""How often to look whether the topics are still as a start requires."""
 REMIND_S = 5.0  # how often to say what is being waited for
 REPEAT_S = 60.0
 
@@ -69,16 +73,19 @@ def pipeline_of(settings: Settings, spent: Callable[[str, float], None]) -> Pipe
 async def registry_of(
     settings: Settings, folder: FolderRegistry | None, health: Health
 ) -> AsyncIterator[RegistrySource]:
-    """The registry to judge by: the folder, else the registry topics once they are read whole."""
+    """The registry to judge by: the folder, else the registry topics once they are read whole.
+
+    Topics that are still empty are waited for: judged without a registry, the first submits would pass as lawful.
+    """
     if folder:
         yield folder
         return
     async with RegistryFollower(settings) as follower:
-        while not follower.is_loaded:
+        while not follower.is_published:
             health.waits_for = f"the registry: {follower.state}"
             log.info("%s", health.unready())
             with suppress(TimeoutError):
-                await asyncio.wait_for(follower.loaded(), REMIND_S)
+                await asyncio.wait_for(follower.published(), REMIND_S)
         yield follower
 
 
@@ -120,11 +127,14 @@ def live(settings: Settings) -> None:
                 loop.add_signal_handler(number, act)
 
         on_signals(end)
-        with notifier(notify_socket()) as tell:
-            await serve(settings, stop, lambda *_: on_signals(stop.set), tell)
+        try:
+            with notifier(notify_socket()) as tell:
+                await serve(settings, stop, lambda *_: on_signals(stop.set), tell)
+        except asyncio.CancelledError:
+            if not (starting and starting.cancelling()):
+                raise  # nobody told us to end: that is no success
 
-    with suppress(asyncio.CancelledError):
-        asyncio.run(main())
+    asyncio.run(main())
 
 
 class StartError(Exception):
@@ -213,12 +223,14 @@ async def serve(
             seeding(ground.known, ground.partitions[topic]),
             emits_panes=settings.emit_panes,
         )
-        _connect(app, worker, topic, settings)
-        metrics_registry.register(PartitionGauges(lambda: worker.views, time.time, lambda: registry.age_s))
+        _connect(app, worker, topic, settings, partial(_prepare, settings, producer))
+        metrics_registry.register(
+            PartitionGauges(lambda: worker.views, time.time, time.monotonic, lambda: registry.age_s)
+        )
         health.reads(worker)
         if started:
             started(worker, ground.http_port)
-        async with _background(push.run(), stop):
+        async with _background(push.run(), stop), _background(_watch_topics(settings, ground.partitions), stop):
             await run(app, stop)
 
 
@@ -229,14 +241,38 @@ def _needed(settings: Settings) -> list[topics.Topic]:
     return [topics.SUBMIT, topics.ALERTS, topics.COMMANDS, topics.DEAD_LETTERS, topics.STATE, *panes, *registry]
 
 
-def _connect(app: BatchApp, worker: Worker, topic: str, settings: Settings) -> None:
+async def _watch_topics(settings: Settings, before: Mapping[str, int]) -> None:
+    """End the worker when a topic is deleted, or submits get partitions that the state topic has not.
+
+    What was sent to a topic that is gone would be waited for without end and without a word, and so would be the next
+    checkpoint. `before`: partitions by name at the start.
+    """
+    while True:
+        await asyncio.sleep(TOPICS_S)
+        with suppress(KafkaError):  # away, as the others notice too
+            topics.refuse_shrunk(before, await topics.require(settings, _needed(settings)))
+
+
+async def _prepare(settings: Settings, producer: AIOKafkaProducer, partitions: set[int]) -> None:
+    """Before partitions are taken over: those that submits got since the start need one of the state topic each."""
+    state = topics.STATE.with_prefix(settings.topic_prefix).name
+    if not partitions <= await producer.partitions_for(state):
+        await topics.require(settings, _needed(settings))
+        await producer.client.force_metadata_update()  # they are there, but the producer has not heard of them
+
+
+def _connect(
+    app: BatchApp, worker: Worker, topic: str, settings: Settings, prepare: Callable[[set[int]], Awaitable[None]]
+) -> None:
     """Hang the worker into the life of the Faust app."""
 
     async def counting(stream: Any) -> None:  # noqa: ANN401 - Faust's stream of batches
         await worker.batches(stream)
 
     async def taking_over(*_: object, **__: object) -> None:
-        await worker.assign(tp.partition for tp in app.consumer.assignment() if tp.topic == topic)
+        ours = {tp.partition for tp in app.consumer.assignment() if tp.topic == topic}
+        await prepare(ours)
+        await worker.assign(ours)
 
     async def giving_up(*_: object, **__: object) -> None:
         await worker.release()

@@ -189,15 +189,15 @@ class Worker:
             if ours is not self._assigned:
                 return
             await self._offsets.seek(tp, state.next_offset)
-            now_s = time.time()
+            now_s = time.monotonic()
             view = PartitionView(committed_at_s=now_s, advanced_at_s=now_s)
             ours[tp.partition] = Assigned(
                 state,
                 view,
                 state.next_offset,
-                heard_s=time.monotonic(),
+                heard_s=now_s,
                 heard_clock_ms=state.clock_ms,
-                chain=Chain(began_s=time.monotonic() - (now_s - began_ms / 1_000)),
+                chain=Chain(began_s=now_s - (time.time() - began_ms / 1_000)),
             )
             self._push.tell(episode.told for episode in state.episodes.open.values())
             self._look(tp.partition, ours[tp.partition])
@@ -254,7 +254,7 @@ class Worker:
                 self._rest_until_s = time.monotonic() + cost_s * (1 / MOST_OF_THE_TIME - 1)
             for assigned in ours.values():
                 if not assigned.has_moved:
-                    assigned.view.committed_at_s = time.time()
+                    assigned.view.committed_at_s = time.monotonic()
 
     async def _pack(self, assigned: Assigned) -> Packed:
         """Only the state itself must stand still meanwhile, and the loop with it."""
@@ -304,7 +304,7 @@ class Worker:
         self._tell_silence()
 
     def _tell_silence(self) -> None:
-        now_s = time.time()
+        now_s = time.monotonic()
         is_silent = bool(self._assigned) and all(
             now_s - max(view.answered_at_s, view.advanced_at_s) > SILENT_S for view in self.views.values()
         )
@@ -383,13 +383,13 @@ class Worker:
     def _look(self, partition: int, assigned: Assigned) -> None:
         """Refresh what the gauges show."""
         state, view = assigned.state, assigned.view
-        now_s = time.time()
+        now_s = time.monotonic()
         tp = TP(self._topic, partition)
         end = self._offsets.end_offset(tp)
         moved = state.next_offset != view.next_offset
         view.next_offset = state.next_offset
         view.end_offset = end if end is not None else view.end_offset
-        view.answered_at_s = self._offsets.answered_s(tp)
+        view.answered_at_s = self._offsets.answered_at_s(tp)
         view.is_caught_up = not view.lag and now_s - view.answered_at_s < SILENT_S
         if moved or view.is_caught_up:
             view.advanced_at_s = now_s

@@ -3,11 +3,9 @@
 import asyncio
 import gc
 import json
-import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,7 @@ from streams.feeds.producer import feed
 from streams.kafka import admin_client, consumer_client, producer_client
 from streams.kafka import committed as commits
 from streams.noc.alertmanager import AlertmanagerPush
-from streams.registry import load_folder
-from streams.registry_topics import MARK_KEY, publish
+from streams.registry_topics import MARK_KEY
 from streams.settings import Settings
 from streams.worker.checkpoint import CheckpointError, Pointer, Segment
 from streams.worker.outbox import Outbox
@@ -32,12 +29,23 @@ from streams.worker.service import StartError, serve
 from streams.worker.worker import Worker
 from tests.conftest import TELL_NOBODY, require
 from tests.oracle import heard, uninterrupted
-from tests.running import committed, records, serving, until_committed, worker
+from tests.running import (
+    SPEED,
+    all_of,
+    committed,
+    feeding,
+    make,
+    more_than,
+    records,
+    serving,
+    status,
+    until,
+    until_committed,
+    worker,
+)
 from tests.servers import Alertmanager, ApacheKafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-
-SPEED = 200.0
 
 
 @pytest.fixture(scope="module")
@@ -46,35 +54,6 @@ def own_kafka() -> Iterator[ApacheKafka]:
     require(ApacheKafka.missing())
     with ApacheKafka() as server:
         yield server
-
-
-async def make(settings: Settings, morning: Path) -> None:
-    await topics.create(settings)
-    await publish(load_folder(morning / "registry"), settings)
-
-
-def feeding(settings: Settings, morning: Path, speed: float = SPEED) -> "asyncio.Task[Any]":
-    return asyncio.create_task(feed(SubmitLines(), morning / "submits.jsonl", settings, speed=speed))
-
-
-async def until(holds: Callable[[], bool], patience_s: float = 30.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
-
-
-async def status(url: str) -> tuple[int, str]:
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        return answer.status, await answer.text()
-
-
-def more_than(submits: int, offsets: dict[int, int]) -> bool:
-    return sum(offsets.values()) > submits
-
-
-def all_of(submits: int, offsets: dict[int, int]) -> bool:
-    return sum(offsets.values()) == submits
 
 
 # ---- workers that come and go
@@ -225,40 +204,23 @@ async def test_a_frozen_broker_makes_it_unhealthy_and_does_not_keep_it_from_endi
         clocks = {partition: view.clock_ms for partition, view in it.views.items()}
         await until(lambda: all(view.clock_ms > clocks[p] + 2_000 for p, view in it.views.items()))
         assert await status(f"{url}/healthz") == (200, "ok\n")
-        with frozen(own_kafka):
-            await asyncio.sleep(6)  # until it has noticed that nobody answers
-            clocks = {partition: view.clock_ms for partition, view in it.views.items()}
-            await asyncio.sleep(4)
-            assert {partition: view.clock_ms for partition, view in it.views.items()} == clocks
-            code, why = await status(f"{url}/healthz")
-            assert (code, why.partition(" for ")[0]) == (503, "partition 0 stalled")
+        own_kafka.freeze()
+        await asyncio.sleep(6)  # until it has noticed that nobody answers
+        clocks = {partition: view.clock_ms for partition, view in it.views.items()}
+        await asyncio.sleep(4)
+        assert {partition: view.clock_ms for partition, view in it.views.items()} == clocks
+        code, why = await status(f"{url}/healthz")
+        assert (code, why.partition(" for ")[0]) == (503, "partition 0 stalled")
+        own_kafka.thaw()
         # It may have lost its place in the group meanwhile, and joins again.
         await until(lambda: 0 in it.views and it.views[0].clock_ms > clocks[0], patience_s=60)
         assert await status(f"{url}/healthz") == (200, "ok\n")
-        os.kill(broker_process(own_kafka), signal.SIGSTOP)
+        own_kafka.freeze()
         ending = time.monotonic()
     assert time.monotonic() - ending < 5.0
     assert asyncio.all_tasks() == tasks
     gc.collect()  # here, not in some other test, a socket that was left open would be a warning
-    os.kill(broker_process(own_kafka), signal.SIGCONT)
-
-
-class frozen:  # noqa: N801 - reads as what the block is
-    """The broker's process gets no time inside the block."""
-
-    def __init__(self, server: ApacheKafka) -> None:
-        self._process = broker_process(server)
-
-    def __enter__(self) -> None:
-        os.kill(self._process, signal.SIGSTOP)
-
-    def __exit__(self, *_: object) -> None:
-        os.kill(self._process, signal.SIGCONT)
-
-
-def broker_process(server: ApacheKafka) -> int:
-    found = subprocess.run(["pgrep", "-f", f"{server.folder}/server.properties"], capture_output=True, check=True)
-    return int(found.stdout.split()[0])
+    own_kafka.thaw()
 
 
 async def test_a_corrupt_batch_is_counted_told_and_left_behind(
@@ -392,7 +354,7 @@ async def test_a_partition_that_stands_still_is_written_again(
     async with serving(settings) as (it, _):
         await until(lambda: len(it.views) == settings.partitions)
         await asyncio.sleep(4)
-        assert all(time.time() - view.committed_at_s < 2 for view in it.views.values())
+        assert all(time.monotonic() - view.committed_at_s < 2 for view in it.views.values())
     written = await records(settings, topics.STATE)
     assert {row.partition for row in written} == {0, 1, 2}
     assert 6 <= len(written) <= 15

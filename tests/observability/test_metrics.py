@@ -48,7 +48,7 @@ def exposed() -> str:
     rates = {f"1069{n:04d}": float(n) for n in range(BUSIEST + 10)}
     view = PartitionView(clock_ms=90_000, next_offset=5, end_offset=12, tally=Tally(submits_in=1), rates=rates)
     view.open_alerts.append(ALERT)
-    registry.register(PartitionGauges(lambda: {3: view, 4: PartitionView()}, lambda: 100.0, lambda: 7.0))
+    registry.register(PartitionGauges(lambda: {3: view, 4: PartitionView()}, lambda: 100.0, lambda: 50.0, lambda: 7.0))
     return generate_latest(registry).decode()
 
 
