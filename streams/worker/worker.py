@@ -125,6 +125,7 @@ class Packed:
     """The next segment of a partition."""
 
     offset: int  # that the state includes
+    at_s: float  # monotonic: when it stood there
     look: Look
     content: bytes
     cost_s: float
@@ -259,12 +260,12 @@ class Worker:
     async def _pack(self, assigned: Assigned) -> Packed:
         """Only the state itself must stand still meanwhile, and the loop with it."""
         async with self._whole:
-            began_s = time.perf_counter()
+            began_s = time.monotonic()
             with self._timed("pack"):
                 offset, look = assigned.state.next_offset, assigned.chain.look(assigned.state)
-            blocked_s = time.perf_counter() - began_s
+            blocked_s = time.monotonic() - began_s
         content, cpu_s = await asyncio.to_thread(_packed, look)
-        return Packed(offset, look, content, blocked_s + cpu_s)
+        return Packed(offset, began_s, look, content, blocked_s + cpu_s)
 
     async def _commit(self, due: Mapping[int, Assigned], packed: Mapping[int, Packed]) -> None:
         await self._outbox.settle()  # 1: what was said has arrived
@@ -290,6 +291,7 @@ class Worker:
             return
         for partition, one in packed.items():
             due[partition].checkpointed_offset = one.offset
+            due[partition].view.committed_at_s = one.at_s
             due[partition].chain.extend(segments[partition], len(one.content), one.look.digests)
 
     async def tick(self) -> None:

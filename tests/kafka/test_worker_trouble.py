@@ -345,6 +345,18 @@ async def test_a_partition_revoked_while_it_is_taken_over_is_not_kept(
         assert not it.is_assigned.is_set()
 
 
+async def test_the_age_of_its_commits_is_told_while_submits_come(settings: Settings, morning: Path) -> None:
+    await make(settings, morning)
+    sending = feeding(settings, morning)
+    async with serving(settings) as (it, _):
+        await until_committed(settings, partial(more_than, 10_000))
+        oldest_s = 0.0
+        while not sending.done():
+            oldest_s = max(oldest_s, *(time.monotonic() - view.committed_at_s for view in it.views.values()))
+            await asyncio.sleep(0.1)
+        assert oldest_s < 8  # twice a second it is made durable; a loaded machine may be late
+
+
 async def test_a_partition_that_stands_still_is_written_again(
     settings: Settings, morning: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
