@@ -116,7 +116,8 @@ class Settings(BaseSettings):
     """Most of a partition's submits (as a share) that throttled ports may have together."""
 
     alertmanager_urls: _Urls = ()
-    """Every Alertmanager of the cluster; none = alerts go to Kafka alone."""
+    """Every Alertmanager of the cluster; none = alerts go to Kafka alone. An alert fires for 5.5 min at least, so that
+    a `group_interval` of up to 5 min, the default, misses none."""
     http_host: str = "127.0.0.1"
     """Address that serves metrics, health and status; give 0.0.0.0 only behind a firewall."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 9464

@@ -24,11 +24,11 @@ a tenth more. It looks at a group that it knows only so often; of an alert that 
 is told, or only that it is over (measured on 0.25). A longer `group_interval` brings that back."""
 
 MOST_WHOLE = 10_000
-"""Alerts that are over and wait with all that is known of them, some 2 kB each; beyond it the oldest shed what a person
-reads and keep identity and times. Those that are open are bounded by `Episodes.limit`, and wait beside them."""
+"""Alerts that are over and wait with all that is known of them, 1.7 kB each (measured). Beyond it the oldest shed
+what a person reads, and keep identity and times. The open ones, bounded by `Episodes.limit`, wait beside them."""
 
 MOST_SHED = 100_000
-"""Alerts that wait with identity and times alone, some 0.7 kB each; beyond it the oldest are dropped."""
+"""Alerts that wait with identity and times alone, 0.6 kB each (measured); beyond it the oldest are dropped."""
 
 MOST_TEXT = 8_000
 """Bytes of one annotation. The longest evidence that the simulator's scenarios bring about has 2,300 (measured)."""

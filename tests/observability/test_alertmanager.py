@@ -15,7 +15,7 @@ from aiohttp import web
 
 from detectors.contract import Alert, AlertState, Severity, Wording
 from streams.embedded import free_port
-from streams.noc.alertmanager import AlertmanagerPush
+from streams.noc.alertmanager import MOST_REFUSALS, AlertmanagerPush
 from tests.conftest import require
 from tests.servers import Alertmanager
 
@@ -104,7 +104,7 @@ async def test_an_alert_of_a_port_stays_the_same_whatever_extension_was_seen_las
 async def test_a_resolved_alert_goes_once_it_was_there_to_be_seen(
     alertmanager: Alertmanager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.noc.backlog.SHOWN_MS", 2_000)
+    monkeypatch.setattr("streams.noc.backlog.SHOWN_MS", 5_000)
     monkeypatch.setattr("streams.noc.alertmanager.REPEAT_S", 0.3)
     push = AlertmanagerPush([alertmanager.url], now_ms, lambda _: None)
     async with at_work(push):
@@ -198,6 +198,22 @@ async def test_what_began_and_ended_while_alertmanager_was_away_is_notified_of_i
         assert receiver.notified["10690014"] == ["firing"]
 
 
+async def test_what_begins_and_ends_between_two_looks_at_a_group_is_notified_of(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require(Alertmanager.missing())
+    monkeypatch.setattr("streams.noc.backlog.SHOWN_MS", 2_000)
+    monkeypatch.setattr("streams.noc.alertmanager.REPEAT_S", 0.5)
+    with Alertmanager(NOTIFYING.format(url=receiver.url)) as server:
+        push = AlertmanagerPush([server.url], now_ms, lambda _: None)
+        async with at_work(push):
+            push.tell([alert("10690019")])
+            await eventually(partial(heard, receiver, "10690019"), lambda said: said == ["firing"])
+            push.tell([alert("10690020"), alert("10690020", state=AlertState.RESOLVED)])
+            await eventually(partial(heard, receiver, "10690020"), lambda said: said == ["firing", "resolved"], 30)
+    assert receiver.notified["10690019"] == ["firing"]
+
+
 async def heard(receiver: Receiver, port: str) -> list[str]:
     return receiver.notified[port]
 
@@ -234,6 +250,42 @@ async def test_one_bad_alert_costs_no_other(receiver: Receiver, status: int) -> 
     assert (outcomes["refused"], len(receiver.posts)) == (11, 21)  # halved ten times
 
 
+async def test_a_post_that_is_too_large_is_halved_until_it_passes(receiver: Receiver) -> None:
+    receiver.answer = lambda ports: 413 if len(ports) > 100 else 200
+    push = AlertmanagerPush([receiver.url], now_ms, lambda _: None)
+    push.tell([alert(f"1065{n:06d}") for n in range(1_000)])
+    await push.deliver()
+    assert (push.pending, len(receiver.posts)) == (0, 31)
+
+
+async def test_a_peer_that_refuses_everything_is_not_asked_about_each(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.answer = lambda _: 400
+    push = AlertmanagerPush([receiver.url], now_ms, lambda _: None)
+    push.tell([alert(f"1064{n:06d}") for n in range(1_000)])
+    await push.deliver()
+    assert len(receiver.posts) == MOST_REFUSALS + 1
+    assert push.pending > 1_000 - MOST_REFUSALS
+    refused, away = caplog.messages
+    assert refused.startswith(
+        f'alerts for Alertmanager {receiver.url} are refused: 400 for {{"alertname":"volume-flash"'
+    )
+    assert away == f"Alertmanager {receiver.url} is away (400): alerts wait for it"
+
+
+async def test_hostile_texts_arrive_and_long_ones_are_cut(alertmanager: Alertmanager) -> None:
+    text = 'a\x00\ud800"}\n{{ .Labels }}\u202e<script>'
+    hostile = alert("10690018", summary=Wording(text, "某" * 1_000_000), evidence={"note": "x" * 1_000_000})
+    push = AlertmanagerPush([alertmanager.url], now_ms, lambda _: None)
+    push.tell([hostile])
+    await push.deliver()
+    (seen,) = await eventually(lambda: known(alertmanager, "10690018"), bool)
+    assert seen["annotations"]["summary"] == text.replace("\ud800", "?")
+    assert seen["annotations"]["summary_zh"].endswith("… (3000000 bytes, whole in the topic of alerts)")
+    assert seen["annotations"]["evidence"].endswith("… (1000011 bytes, whole in the topic of alerts)")
+
+
 @pytest.mark.parametrize("status", [500, 503, 429, 401, 302])
 async def test_a_peer_in_trouble_hears_it_all_later(receiver: Receiver, status: int) -> None:
     receiver.answer = lambda _: status
@@ -244,6 +296,32 @@ async def test_a_peer_in_trouble_hears_it_all_later(receiver: Receiver, status: 
     receiver.answer = lambda _: 200
     await push.deliver()
     assert (push.pending, set(receiver.posts[-1])) == (0, {"10690016", "10690017"})
+
+
+async def test_while_a_peer_is_away_the_tries_grow_rare_and_small(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.noc.alertmanager.RETRY_S", 0.05)
+    tried_s: list[float] = []
+
+    def busy(_: list[str]) -> int:
+        tried_s.append(time.monotonic())
+        return 503
+
+    receiver.answer = busy
+    push = AlertmanagerPush([receiver.url], now_ms, lambda _: None)
+    push.tell([alert(f"1063{n:06d}") for n in range(1_000)])
+    async with at_work(push):
+        await eventually(partial(tries, receiver), lambda posts: len(posts) >= 6, 30)
+    assert [len(ports) for ports in receiver.posts[:6]] == [1_000, 500, 250, 125, 62, 62]
+    least_s = [0.05, 0.1, 0.2, 0.4, 0.4]  # half of what the jitter allows at most
+    assert [after - before >= wait for before, after, wait in zip(tried_s, tried_s[1:6], least_s, strict=False)] == [
+        True
+    ] * 5
+
+
+async def tries(receiver: Receiver) -> list[list[str]]:
+    return receiver.posts
 
 
 async def test_a_partition_given_up_is_not_spoken_for_any_more() -> None:
