@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import TypeGuard
 
 import pytest
+import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from typer.core import TyperGroup
 
 from detectors.catalog import RULES, detectors
+from streams import topics
+from streams.cli import app
 from streams.settings import PREFIX, Settings
 from tests.servers import ROOT
 
@@ -195,6 +199,37 @@ def test_make_targets_that_pages_name_exist() -> None:
     }
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
+
+
+def commands_that_pages_name() -> set[str]:
+    """`portwatch` with its words: in backticks, or alone on lines of code."""
+    text = "\n".join(pages().values())
+    code = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"\bportwatch( +[a-z](?: ?[^\s|&;`]+)+)", "\n".join(code)))
+
+
+def unknown_word(words: list[str]) -> str | None:
+    """The first word that leads to no command, or the first option that the command does not have."""
+    command = typer.main.get_command(app)
+    while isinstance(command, TyperGroup) and words:
+        word, *words = words
+        if word not in command.commands:
+            return word
+        command = command.commands[word]
+    options = {option for parameter in command.params for option in parameter.opts}
+    return next((word for word in words if word.startswith("--") and word not in options), None)
+
+
+def test_commands_that_pages_name_exist() -> None:
+    named = {command.strip() for command in commands_that_pages_name()}
+    assert {"worker", "state export DIR", "state restore DIR", "dlq replay"} <= named
+    assert {command: word for command in named if (word := unknown_word(command.split()))} == {}
+
+
+def test_the_operators_page_says_how_long_topics_keep_what() -> None:
+    page = pages()["operations.md"]
+    days = {name: int(number) for name, number in re.findall(r"^\| `([\w.]+)` \| (\d+) days \|", page, re.MULTILINE)}
+    assert days == {topic.name: topic.keep_ms // topics.DAY_MS for topic in topics.ALL if topic.keep_ms}
 
 
 def test_settings_and_pages_agree() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detectors.pipeline import Pipeline
 from detectors.registry import Registry
@@ -191,3 +193,10 @@ def test_ports_are_at_home_where_kafka_clients_put_them() -> None:
         (-973932308 & 0x7FFFFFFF) % 12,
         (-790332482 & 0x7FFFFFFF) % 12,
     ]  # hashes from the tests of Kafka's own Java client
+
+
+@given(port=st.from_regex(r"106\d{1,12}", fullmatch=True), partitions=st.integers(1, 500))
+def test_where_partitions_are_doubled_ports_stay_or_move_to_new_ones(port: str, partitions: int) -> None:
+    """So old partitions need no history of ports that they did not have."""
+    before = partition_of(port, partitions)
+    assert partition_of(port, 2 * partitions) in {before, before + partitions}
