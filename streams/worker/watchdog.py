@@ -35,9 +35,7 @@ def notifier(address: str | None) -> Iterator[Callable[..., None]]:
             try:
                 manager.sendto("\n".join(words).encode(), where)
                 is_heard = True
-            except (
-                OSError
-            ) as error:  # a manager that is away, or behind, is no reason to stop: in a second there is more
+            except OSError as error:  # away, or behind: no reason to stop, and in a second there is more to hear
                 if is_heard:
                     log.warning("systemd does not hear us at %s: %s", address, error)
                 is_heard = False
