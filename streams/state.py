@@ -162,7 +162,8 @@ async def restore(settings: Settings, states: Iterable[PartitionState]) -> Mappi
                 )
         checkpoints = Checkpoints(settings, producer, Pipeline())
         pointers = {
-            tp: Pointer((await checkpoints.write(tp.partition, pack(state)),)) for tp, state in by_partition.items()
+            tp: Pointer(((await checkpoints.write(tp.partition, pack(state))).segment,))
+            for tp, state in by_partition.items()
         }
         consumer.assign(list(by_partition))
         await consumer.commit(

@@ -11,17 +11,18 @@ import asyncio
 import secrets
 import time
 import zlib
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.structs import RecordMetadata
 from faust.types import TP
 
 from detectors.pipeline import PartitionState, Pipeline
 from streams import topics
-from streams.kafka import consumer_client
+from streams.kafka import consumer_client, send
 from streams.settings import Settings
 from streams.worker.image import STATE_VERSION, Digests, ImageError, Look, NewerStateError, Pages, unpack
 
@@ -109,10 +110,23 @@ class Chain:
     def look(self, state: PartitionState) -> Look:
         """What the next segment has to hold; the state must stand still."""
         if self.is_old or self.changed_bytes > MOST_CHANGED * self.whole_bytes:
-            self.pages.held, self.segments = {}, ()
+            self.begin_anew()
         elif len(self.segments) >= MOST_SEGMENTS:
             self.pages.held, self.segments, self.changed_bytes = self.whole, self.segments[:1], 0
         return self.pages.look(state)
+
+    def begin_anew(self) -> None:
+        """The next segment is the whole."""
+        self.pages.held, self.segments = {}, ()
+
+    def stands(self, written: "Written") -> bool:
+        """Whether the topic still has all of it, as its answer to the next segment shows.
+
+        It may have been truncated, or made anew: then its offsets begin at 0 again.
+        """
+        first = (*self.segments, written.segment)[0].first
+        is_behind = not self.segments or self.segments[-1].last < written.segment.first
+        return written.topic_begins <= first and is_behind
 
     def pointer(self, segment: Segment) -> Pointer:
         """To the chain with one more segment."""
@@ -126,6 +140,13 @@ class Chain:
             self.whole, self.whole_bytes, self.changed_bytes, self.began_s = digests, size, 0, time.monotonic()
         self.segments += (segment,)
         self.pages.held = digests
+
+
+class Written(NamedTuple):
+    """A segment that the broker has."""
+
+    segment: Segment
+    topic_begins: int  # offset of its partition's first record then; 0 if not told
 
 
 class Held(NamedTuple):
@@ -146,12 +167,13 @@ class Checkpoints:
         self._pipeline = pipeline
         self._topic = topics.STATE.with_prefix(settings.topic_prefix).name
 
-    async def write(self, partition: int, packed: bytes) -> Segment:
+    async def write(self, partition: int, packed: bytes) -> Written:
         """Send the chunks of a segment and wait until the broker has all of them."""
         identity = secrets.token_hex(8)
         pieces = [packed[at : at + CHUNK_BYTES] for at in range(0, len(packed), CHUNK_BYTES)]
-        sent: list[Awaitable[Any]] = [
-            await self._producer.send(
+        sent = [
+            await send(
+                self._producer,
                 self._topic,
                 value=piece,
                 key=f"{partition}/{index}".encode(),
@@ -160,8 +182,10 @@ class Checkpoints:
             )
             for index, piece in enumerate(pieces)
         ]
-        offsets = [(await future).offset for future in sent]
-        return Segment(identity, min(offsets), max(offsets), len(pieces), zlib.crc32(packed))
+        acknowledged: list[RecordMetadata] = [await future for future in sent]
+        offsets = [one.offset for one in acknowledged]
+        segment = Segment(identity, min(offsets), max(offsets), len(pieces), zlib.crc32(packed))
+        return Written(segment, max(0, *(one.log_start_offset or 0 for one in acknowledged)))
 
     async def follow(self, tp: TP, offset: int, metadata: str) -> Held:
         """What a commit points to; raises CheckpointError that says how to go on."""

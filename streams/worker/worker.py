@@ -269,16 +269,24 @@ class Worker:
 
     async def _commit(self, due: Mapping[int, Assigned], packed: Mapping[int, Packed]) -> None:
         await self._outbox.settle()  # 1: what was said has arrived
-        segments = {
+        written = {  # 2: the states too
             partition: await self._checkpoints.write(partition, one.content) for partition, one in packed.items()
         }
         if not all(assigned.is_valid for assigned in due.values()):
+            return
+        if lost := [partition for partition, one in written.items() if not due[partition].chain.stands(one)]:
+            for partition in lost:
+                due[partition].chain.begin_anew()
+            log.error("the state topic has lost checkpoints of partitions %s: the next ones are whole", lost)
             return
         try:
             async with asyncio.timeout(COMMIT_S):
                 is_ours = await self._offsets.commit(  # 3: behind 2, the chunks
                     {
-                        TP(self._topic, partition): (one.offset, str(due[partition].chain.pointer(segments[partition])))
+                        TP(self._topic, partition): (
+                            one.offset,
+                            str(due[partition].chain.pointer(written[partition].segment)),
+                        )
                         for partition, one in packed.items()
                     }
                 )
@@ -292,7 +300,7 @@ class Worker:
         for partition, one in packed.items():
             due[partition].checkpointed_offset = one.offset
             due[partition].view.committed_at_s = one.at_s
-            due[partition].chain.extend(segments[partition], len(one.content), one.look.digests)
+            due[partition].chain.extend(written[partition].segment, len(one.content), one.look.digests)
 
     async def tick(self) -> None:
         """Once a second: move idle partitions on, refresh the gauges."""

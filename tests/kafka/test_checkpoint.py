@@ -35,7 +35,7 @@ async def test_a_chain_is_read_back_from_among_the_chunks_of_others(
             look = chain.look(state)
             content = look.packed()
             await checkpoints.write(1, pack(pipeline.start("zombie", 1)))
-            segment = await checkpoints.write(1, content)
+            segment, _ = await checkpoints.write(1, content)
             pointer = chain.pointer(segment)
             chain.extend(segment, len(content), look.digests)
             assert len(pointer.segments) == (turn + 1 if turn < MOST_SEGMENTS else turn - MOST_SEGMENTS + 2)
@@ -66,7 +66,7 @@ async def test_a_checkpoint_of_version_1_is_read(kafka: ApacheKafka, topic_prefi
     await topics.create(settings)
     async with producer_client(settings) as producer:
         checkpoints = Checkpoints(settings, producer, Pipeline())
-        written = msgspec.structs.asdict(await checkpoints.write(1, OLD.read_bytes()))
+        written = msgspec.structs.asdict((await checkpoints.write(1, OLD.read_bytes())).segment)
         metadata = msgspec.json.encode(written | {"version": 1}).decode()
         assert (await checkpoints.follow(TP("sms.submit.v1", 1), 900, metadata)).state.next_offset == 900
 

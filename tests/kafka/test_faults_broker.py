@@ -11,7 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from detectors.pipeline import Pipeline
+from streams import topics
+from streams.kafka import producer_client
 from streams.settings import Settings
+from streams.worker.checkpoint import Checkpoints, Pointer
+from streams.worker.image import pack
 from tests.conftest import require
 from tests.oracle import heard, uninterrupted
 from tests.running import (
@@ -26,6 +31,7 @@ from tests.running import (
     worker,
 )
 from tests.servers import ApacheKafka
+from tests.states import plain
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
@@ -90,6 +96,27 @@ async def test_a_slow_broker_costs_time_alone(
     said, _ = await heard(own)
     assert said == await uninterrupted(own, morning / "registry")
     assert "Traceback" not in log.read_text()
+
+
+async def test_a_checkpoint_that_finds_no_place_for_long_is_written_nevertheless(
+    own_kafka: ApacheKafka, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka gives up a record after `request_timeout_ms`, 40 s if not told otherwise."""
+    monkeypatch.setattr("streams.worker.checkpoint.CHUNK_BYTES", 10)
+    own = settings.model_copy(update={"bootstrap_servers": (own_kafka.bootstrap,)})
+    await topics.create(own)
+    pipeline = Pipeline()
+    state = pipeline.start("sms.submit.v1", 1)
+    async with producer_client(own, request_timeout_ms=500, max_batch_size=100) as producer:
+        checkpoints = Checkpoints(own, producer, pipeline)
+        await checkpoints.write(1, pack(state))
+        own_kafka.freeze()
+        writing = asyncio.create_task(checkpoints.write(1, pack(state)))
+        await asyncio.wait([writing], timeout=3)
+        own_kafka.thaw()
+        segment, _ = await writing
+        assert segment.chunks > 10
+        assert plain((await checkpoints.read(1, Pointer((segment,)))).state) == plain(state)
 
 
 @contextmanager

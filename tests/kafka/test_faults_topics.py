@@ -188,6 +188,27 @@ async def test_without_the_state_it_refuses_and_the_way_out_works(
     await judged_since(settings, starts, morning / "registry")
 
 
+@pytest.mark.parametrize("is_lost", [False, True], ids=["truncated", "lost"])
+async def test_a_state_that_is_lost_under_a_worker_is_written_again(
+    settings: Settings, morning: Path, thirds: list[Path], *, is_lost: bool
+) -> None:
+    """It still knows everything; what stands on the topic by then must not be what it goes on from."""
+    await make(settings, morning)
+    async with serving(settings):
+        sent = (await feed(SubmitLines(), thirds[0], settings)).sent
+        await until_committed(settings, partial(all_of, sent))
+        if is_lost:
+            await delete(settings, topics.STATE)
+            await topics.create(settings)
+        else:
+            await truncate(settings, topics.STATE)
+        sent += (await feed(SubmitLines(), thirds[1], settings)).sent
+        await until_committed(settings, partial(all_of, sent))
+    await counted(settings, thirds[2])
+    said, _ = await heard(settings)
+    assert said == await uninterrupted(settings, morning / "registry")
+
+
 # ---- the registry
 
 
