@@ -5,6 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 MINUTES ?= 30
 RATE ?= 50000
+SEED ?= 1
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -52,7 +53,7 @@ bench: $(READY) ## rows per second of decode, detectors and the whole worker, wi
 	@$(VENV)/bin/python -m tests.bench.run $(ARGS)
 
 soak: $(READY) ## workers killed under RATE submits a second for MINUTES, and everything they said judged
-	@$(VENV)/bin/python -m tests.soak.run --minutes $(MINUTES) --rate $(RATE)
+	@$(VENV)/bin/python -m tests.soak.run --minutes $(MINUTES) --rate $(RATE) --seed $(SEED)
 
 # Without the machine's own extra places: what the lock names must come from the index alone.
 lock: ## write requirements.lock anew from pyproject.toml, keeping pins that still fit (ARGS=--upgrade: the newest)

@@ -49,6 +49,7 @@ class Account:
     sent: int
     asked_rate: float
     rate: float
+    longest_wait_ms: int
     trouble: Trouble
     memory: Memory
     wrong: list[str]
@@ -65,6 +66,7 @@ class Account:
 
     def details(self) -> Iterator[str]:
         yield f"{self.rate:,.0f} submits a second; {len(self.verdict.commands)} commands"
+        yield f"longest that a submit waited for its answer: {self.longest_wait_ms / 1_000:.1f} s"
         drift = self.memory.drift
         yield f"memory of {VETERAN}: {'too short a run to judge it' if drift is None else f'{drift:+.1%}'}"
         for kind, took_s in sorted(self.trouble.took_s.items()):

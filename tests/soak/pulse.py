@@ -20,6 +20,7 @@ class Pulse:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._moved = asyncio.Condition()
+        self.longest_wait_ms = 0  # of any submit that was answered for
         self.reached_ms = dict.fromkeys(range(settings.partitions), int(time.time() * 1_000))
 
     @property
@@ -35,6 +36,7 @@ class Pulse:
                 headers = dict(letter.headers)
                 partition, sent_ms = (int(headers[f"dlq.original.{name}"]) for name in ("partition", "timestamp"))
                 if sent_ms > self.reached_ms[partition]:
+                    self.longest_wait_ms = max(self.longest_wait_ms, int(time.time() * 1_000) - sent_ms)
                     async with self._moved:
                         self.reached_ms[partition] = sent_ms
                         self._moved.notify_all()

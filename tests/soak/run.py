@@ -141,7 +141,7 @@ async def soak(settings: Settings, folder: Path, minutes: float, rate: float, se
     finally:
         await producer.stop()
     verdict = await judge(settings, to_ms, say)
-    return Account(sender.sent, rate, sent_rate, trouble, memory, fleet.wrong, verdict)
+    return Account(sender.sent, rate, sent_rate, pulse.longest_wait_ms, trouble, memory, fleet.wrong, verdict)
 
 
 @contextmanager
