@@ -18,6 +18,7 @@ WARM_UP_S = 300.0
 """Until the tables of ids have their size; memory is judged in what comes after."""
 
 VETERAN = "worker-0"
+_SHOWN = 5
 
 
 @dataclass(slots=True)
@@ -77,18 +78,25 @@ class Account:
 
     def complaints(self) -> Iterator[str]:
         """Everything that is not as it must be."""
-        yield from self.wrong
+        yield from self.wrong[:_SHOWN]
+        if len(self.wrong) > _SHOWN:
+            yield f"and {len(self.wrong) - _SHOWN} times more the like"
         verdict = self.verdict
         if verdict.submits != self.sent:
             yield f"{self.sent} submits were sent, {verdict.submits} are on the topic"
         if verdict.lost or verdict.double:
             yield f"{verdict.lost} submits lost, {verdict.double} double: " + "; ".join(verdict.examples)
-        for name, right, heard in (
-            ("alerts", verdict.alerts, verdict.heard_alerts),
-            ("commands", verdict.commands, verdict.heard_commands),
+        for what, alerts in (
+            ("missing", verdict.alerts - verdict.heard_alerts),
+            ("extra", verdict.heard_alerts - verdict.alerts),
         ):
-            if right != heard:
-                yield f"{name} missing: {sorted(right - heard)[:3]}, extra: {sorted(heard - right)[:3]}"
+            if alerts:
+                yield f"{len(alerts)} alerts {what}, as {'; '.join(alert.decode() for alert in sorted(alerts)[:2])}"
+        if verdict.commands != verdict.heard_commands:
+            yield (
+                f"{len(verdict.commands - verdict.heard_commands)} commands missing, "
+                f"{len(verdict.heard_commands - verdict.commands)} extra"
+            )
         if self.rate < LEAST_RATE * self.asked_rate:
             yield f"{self.rate:,.0f} submits a second were sent, not {self.asked_rate:,.0f}"
         for kind, most_s in (("kill", FAILOVER_S), ("restart", RESTART_S)):

@@ -28,7 +28,7 @@ from streams.state_file import history, seeding
 from tests.oracle import step, undated
 from tests.running import records
 
-_EXAMPLES = 10
+_EXAMPLES = 5
 
 
 class Key(NamedTuple):
@@ -93,7 +93,7 @@ class Verdict:
         self.submits += other.submits
         self.lost += other.lost
         self.double += other.double
-        self.examples += other.examples
+        self.examples = (self.examples + other.examples)[:_EXAMPLES]
         self.alerts |= other.alerts
         self.commands |= other.commands
 
