@@ -81,6 +81,10 @@ class Account:
         yield from self.wrong[:_SHOWN]
         if len(self.wrong) > _SHOWN:
             yield f"and {len(self.wrong) - _SHOWN} times more the like"
+        yield from self._about_what_was_said()
+        yield from self._about_the_run()
+
+    def _about_what_was_said(self) -> Iterator[str]:
         verdict = self.verdict
         if verdict.submits != self.sent:
             yield f"{self.sent} submits were sent, {verdict.submits} are on the topic"
@@ -97,6 +101,8 @@ class Account:
                 f"{len(verdict.commands - verdict.heard_commands)} commands missing, "
                 f"{len(verdict.heard_commands - verdict.commands)} extra"
             )
+
+    def _about_the_run(self) -> Iterator[str]:
         if self.rate < LEAST_RATE * self.asked_rate:
             yield f"{self.rate:,.0f} submits a second were sent, not {self.asked_rate:,.0f}"
         for kind, most_s in (("kill", FAILOVER_S), ("restart", RESTART_S)):

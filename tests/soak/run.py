@@ -199,6 +199,8 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # new topics have no leader for a moment
     try:
         asyncio.run(run(options.minutes, options.rate, options.seed))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
 
