@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import NewTopic
 
 from streams import topics
-from streams.kafka import admin_client, started_producer
+from streams.kafka import started_producer
 from streams.settings import Settings, load_settings
 from tests.running import committed
 from tests.servers import ApacheKafka
@@ -36,8 +35,6 @@ from tests.soak.workers import Fleet, Trouble
 
 PARTITIONS = 6
 TROUBLE_EVERY_S = (20.0, 40.0)
-STATE_BYTES = 1 << 30
-"""Of checkpoints per partition: what a run of half an hour would write otherwise fills disks."""
 
 _START_MS = 5_000  # for the workers to start, before the first submit
 _BATCH_BYTES = 1 << 20
@@ -74,19 +71,6 @@ class Sender:
         self.sent += len(lines)
 
 
-async def create_topics(settings: Settings) -> None:
-    """As in production, but the one of the checkpoints keeps no more than STATE_BYTES."""
-    state = topics.STATE.with_prefix(settings.topic_prefix)
-    bounded = {
-        **state.configs(replicas=1),
-        "retention.bytes": str(STATE_BYTES),
-        "segment.bytes": str(STATE_BYTES // 16),
-    }
-    async with admin_client(settings) as admin:
-        await admin.create_topics([NewTopic(state.name, settings.partitions, 1, topic_configs=bounded)])
-    await topics.create(settings)
-
-
 async def watch(sender: Sender, fleet: Fleet, pulse: Pulse, trouble: Trouble, memory: Memory) -> None:
     """Notes memory, replaces workers that should not have ended, and says how it goes; without end."""
     began_s = time.monotonic()
@@ -114,7 +98,7 @@ async def until_committed(settings: Settings, sent: int) -> None:
 
 async def soak(settings: Settings, folder: Path, minutes: float, rate: float, seed: int) -> Account:
     """Traffic, workers and troubles for so long; then what they said is judged."""
-    await create_topics(settings)
+    await topics.create(settings)
     from_ms = int(time.time() * 1_000) + _START_MS
     to_ms = from_ms + int(minutes * 60_000)
     traffic = Traffic(seed, rate, settings.partitions, from_ms)
@@ -166,8 +150,7 @@ async def run(minutes: float, rate: float, seed: int) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with kept_when_wrong() as folder:
         write(folder, rate, int(time.time() * 1_000))
-        # Full segments of checkpoints go at once, and not only every five minutes.
-        with ApacheKafka({"log.retention.check.interval.ms": "20000"}) as kafka:
+        with ApacheKafka() as kafka:
             settings = load_settings(
                 bootstrap_servers=(kafka.bootstrap,),
                 partitions=PARTITIONS,
