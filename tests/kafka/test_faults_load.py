@@ -28,7 +28,7 @@ HOT_PER_S, COLD_PER_S = 150, 5  # submits a second and port, of event time
 HOT_S, COLD_S = 1_800, 1_200
 PORTS = 5  # of each partition
 SPIKE_S, SPIKE_FACTOR = 60, 12
-COLD_SPEED = 160.0
+COLD_SPEED = 320.0  # their spikes come while the backlog is still there, on a fast machine too
 CEILING_BYTES = 200 << 20
 """Of what is in flight (114 MB measured); a worker that took the whole backlog in would need twice that."""
 
