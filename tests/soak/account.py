@@ -88,6 +88,8 @@ class Account:
         verdict = self.verdict
         if verdict.submits != self.sent:
             yield f"{self.sent} submits were sent, {verdict.submits} are on the topic"
+        if verdict.left_open:
+            yield f"{verdict.left_open} panes and alerts were still open at the end: they are not judged"
         if verdict.lost or verdict.double:
             yield f"{verdict.lost} submits lost, {verdict.double} double: " + "; ".join(verdict.examples)
         for what, alerts in (

@@ -57,6 +57,7 @@ class Verdict:
     submits: int = 0
     lost: int = 0
     double: int = 0
+    left_open: int = 0  # panes and alerts that the traffic did not bring to their end: nobody has told them yet
     examples: list[str] = field(default_factory=list)  # of what is lost or double
     alerts: set[bytes] = field(default_factory=set)
     commands: set[str] = field(default_factory=set)
@@ -93,6 +94,7 @@ class Verdict:
         self.submits += other.submits
         self.lost += other.lost
         self.double += other.double
+        self.left_open += other.left_open
         self.examples = (self.examples + other.examples)[:_EXAMPLES]
         self.alerts |= other.alerts
         self.commands |= other.commands
@@ -136,6 +138,7 @@ async def _judged(settings: Settings, partition: int, until_ms: int) -> Verdict:
     verdict.letters(refused, await _letters(settings, partition))
     for key, invented in told.items():
         verdict.compare(key, None, invented)
+    verdict.left_open = len(state.episodes.open) + sum(start_ms < until_ms for start_ms in state.open.counts)
     verdict.submits = state.tally.submits_in
     return verdict
 

@@ -30,7 +30,7 @@ from tests.servers import ApacheKafka
 from tests.soak.account import Account, Memory
 from tests.soak.judge import judge
 from tests.soak.pulse import Pulse
-from tests.soak.traffic import SLICE_MS, Record, Traffic, write
+from tests.soak.traffic import AHEAD_MS, SLICE_MS, Record, Traffic, write
 from tests.soak.workers import Fleet, Trouble
 
 PARTITIONS = 6
@@ -60,13 +60,13 @@ class Sender:
         for at_ms in range(from_ms, to_ms, SLICE_MS):
             await asyncio.sleep(max(0.0, (at_ms + SLICE_MS) / 1_000 - time.time()))
             for partition, lines in traffic.slice(at_ms).items():
-                await self.send(partition, lines)
+                await self.send(partition, lines, int(time.time() * 1_000))
 
-    async def send(self, partition: int, lines: list[Record]) -> None:
+    async def send(self, partition: int, lines: list[Record], log_time_ms: int) -> None:
         """Into aiokafka's queue, which has one place per partition: that bounds the memory."""
-        batch, now_ms = self.producer.create_batch(), int(time.time() * 1_000)
+        batch = self.producer.create_batch()
         for key, value in lines:
-            assert batch.append(key=key, value=value, timestamp=now_ms), "a slice does not fit into a batch"
+            assert batch.append(key=key, value=value, timestamp=log_time_ms), "a slice does not fit into a batch"
         await self.producer.send_batch(batch, self.topic, partition=partition)
         self.sent += len(lines)
 
@@ -118,7 +118,7 @@ async def soak(settings: Settings, folder: Path, minutes: float, rate: float, se
                 for task in (listening, watching, troubling):
                     task.cancel()
             for partition, lines in traffic.farewell(to_ms).items():
-                await sender.send(partition, lines)
+                await sender.send(partition, lines, to_ms + AHEAD_MS)
             await producer.flush()
             await until_committed(settings, sender.sent)
             await fleet.stop_all()
@@ -150,7 +150,7 @@ async def run(minutes: float, rate: float, seed: int) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with kept_when_wrong() as folder:
         write(folder, rate, int(time.time() * 1_000))
-        with ApacheKafka() as kafka:
+        with ApacheKafka({"log.message.timestamp.after.max.ms": str(2 * AHEAD_MS)}) as kafka:
             settings = load_settings(
                 bootstrap_servers=(kafka.bootstrap,),
                 partitions=PARTITIONS,

@@ -14,7 +14,7 @@ from streams.settings import Settings, load_settings
 from tests.running import records, until_committed, worker
 from tests.servers import ApacheKafka
 from tests.soak.judge import Key, Sums, Verdict, judge
-from tests.soak.traffic import SLICE_MS, Traffic, write
+from tests.soak.traffic import AHEAD_MS, SLICE_MS, Traffic, write
 
 KEY = Key("10690010", 0, None)
 RIGHT = Sums(submits=7, retries=1, recipients=9, segments=9)
@@ -53,7 +53,7 @@ def test_a_dead_letter_that_is_not_right_is_lost_or_double() -> None:
 async def test_on_kafka_it_finds_what_is_missing_and_what_is_too_much(
     kafka: ApacheKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
-    from_ms = int(time.time() * 1_000)
+    from_ms = int(time.time() * 1_000) - 3 * AHEAD_MS  # for a broker takes no record from the future
     to_ms = from_ms + 60_000
     write(tmp_path, 2_000, from_ms)
     settings = load_settings(
@@ -85,7 +85,7 @@ async def test_on_kafka_it_finds_what_is_missing_and_what_is_too_much(
     assert await _found(settings, to_ms) == (sent, 0, 3, 0, 1)
 
     # Submits that no worker has seen: what is due from them is missing.
-    ahead_ms = to_ms + 4 * 3_600_000
+    ahead_ms = to_ms + AHEAD_MS + 60_000
     unseen = await _send(settings, traffic, ahead_ms, ahead_ms + 30_000)
     submits, lost, double, missing, extra = await _found(settings, ahead_ms + 30_000)
     assert submits == sent + unseen
@@ -103,10 +103,13 @@ async def _send(settings: Settings, traffic: Traffic, from_ms: int, to_ms: int) 
     topic = settings.topic_prefix + topics.SUBMIT.name
     async with producer_client(settings) as producer:
         waiting = []
-        for arriving in [*(traffic.slice(at_ms) for at_ms in range(from_ms, to_ms, SLICE_MS)), traffic.farewell(to_ms)]:
+        slices = [(at_ms, traffic.slice(at_ms)) for at_ms in range(from_ms, to_ms, SLICE_MS)]
+        for at_ms, arriving in [*slices, (to_ms + AHEAD_MS, traffic.farewell(to_ms))]:
             for number, lines in arriving.items():
                 for key, value in lines:
-                    waiting.append(await producer.send(topic, value=value, key=key, partition=number))
+                    waiting.append(
+                        await producer.send(topic, value=value, key=key, partition=number, timestamp_ms=at_ms)
+                    )
         return len(await asyncio.gather(*waiting))
 
 
@@ -114,5 +117,6 @@ async def _found(settings: Settings, until_ms: int) -> tuple[int, int, int, int,
     """Submits, lost, double, alerts missing, alerts extra."""
     verdict = await judge(settings, until_ms)
     assert verdict.alerts
+    assert not verdict.left_open
     missing, extra = verdict.alerts - verdict.heard_alerts, verdict.heard_alerts - verdict.alerts
     return verdict.submits, verdict.lost, verdict.double, len(missing), len(extra)

@@ -110,7 +110,7 @@ class Traffic:
     def __init__(self, seed: int, rate: float, partitions: int, start_ms: int) -> None:
         self._rng = np.random.default_rng(seed)
         self._rate = rate
-        self._start_ms = start_ms
+        self._next_incident_ms = start_ms
         self._texts = texts()
         self._share = shares(len(PORTS))
         self._home = [partition_of(port, partitions) for port in PORTS]
@@ -137,7 +137,10 @@ class Traffic:
         return arriving
 
     def farewell(self, at_ms: int) -> Mapping[int, list[Record]]:
-        """One submit a partition, so far ahead that all panes close and all alerts resolve."""
+        """One submit a partition, AHEAD_MS ahead of `at_ms`, so that all panes close and all alerts resolve.
+
+        Only a log time that is as far ahead makes it credible.
+        """
         ahead_ms = at_ms + AHEAD_MS
         return {
             partition: self._lines([pool.bodies[0]], ahead_ms, ahead_ms) for partition, pool in enumerate(self._pools)
@@ -190,8 +193,9 @@ class Traffic:
     def _stage(self, at_ms: int) -> None:
         """Let the guests go whose time is over, and new ones come when it is time for an incident."""
         self._guests = [guest for guest in self._guests if at_ms < guest.to_ms]
-        while self._start_ms + self._incidents * _INCIDENT_EVERY_MS <= at_ms:
+        if at_ms >= self._next_incident_ms:
             kind = (self._flood, self._unfiled, self._tenants)[self._incidents % 3]
+            self._next_incident_ms = at_ms + _INCIDENT_EVERY_MS
             self._incidents += 1
             self._guests += kind(int(self._rng.integers(*_QUIET_RANKS)), at_ms)
 
