@@ -70,7 +70,7 @@ class Account:
         yield f"longest that a submit waited for its answer: {self.longest_wait_ms / 1_000:.1f} s"
         drift = self.memory.drift
         yield f"memory of {VETERAN}: {'too short a run to judge it' if drift is None else f'{drift:+.1%}'}"
-        for kind, took_s in sorted(self.trouble.took_s.items()):
+        for kind, took_s in sorted((kind, took_s) for kind, took_s in self.trouble.took_s.items() if took_s):
             yield (
                 f"{kind}: {len(took_s)} times, every partition answered for after {statistics.median(took_s):.1f} s "
                 f"(median), {max(took_s):.1f} s (worst)"
