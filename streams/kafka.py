@@ -9,8 +9,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, NodeNotReadyError, UnknownError
 from aiokafka.helpers import create_ssl_context
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from streams.settings import Settings
@@ -92,6 +94,24 @@ async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]
         yield client
     finally:
         await client.close()
+
+
+async def topics_all_brokers_know(settings: Settings) -> set[str]:
+    """Names that every broker of the cluster shows now, where the admin client would ask any one of them.
+
+    A broker that is gone, but not yet missed by the others, has no say.
+    """
+    client = AIOKafkaClient(**connection(settings))
+    answers: list[set[str]] = []
+    try:
+        await client.bootstrap()
+        for broker in client.cluster.brokers():
+            with suppress(KafkaConnectionError, NodeNotReadyError):
+                metadata = (await client.send(broker.nodeId, MetadataRequest())).to_object()
+                answers.append({entry["topic"] for entry in metadata["topics"]})
+    finally:
+        await client.close()
+    return answers[0].intersection(*answers) if answers else set()
 
 
 async def started_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:  # noqa: ANN401 - aiokafka's own

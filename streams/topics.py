@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaTimeoutError, TopicAlreadyExistsError, for_code
 
-from streams.kafka import admin_client
+from streams.kafka import admin_client, topics_all_brokers_know
 from streams.settings import Settings
 
 DAY_MS = 86_400_000
@@ -142,17 +142,18 @@ async def create(settings: Settings) -> list[str]:
                 created.append(name)
             elif code != TopicAlreadyExistsError.errno:  # another process was as quick as we
                 raise for_code(code)(f"{name}: {message}")
-        await _until_shown(admin, {topic.name for topic in wanted})
-        return created
+    await _until_shown(settings, {topic.name for topic in wanted})
+    return created
 
 
-async def _until_shown(admin: AIOKafkaAdminClient, names: set[str]) -> None:
-    """A broker learns of a topic a moment after its controller has made it; until then a producer is told 'unknown'."""
+async def _until_shown(settings: Settings, names: set[str]) -> None:
+    """Each broker learns of a topic a moment after its controller has made it; until then it tells whoever asks
+    'unknown', and a client may ask any of them."""
     for _ in range(SHOWN_TRIES):
-        if not (missing := names - (await partition_counts(admin)).keys()):
+        if not (missing := names - await topics_all_brokers_know(settings)):
             return
         await asyncio.sleep(SHOWN_PAUSE_S)
-    raise KafkaTimeoutError(f"created, but not shown by the broker: {', '.join(sorted(missing))}")
+    raise KafkaTimeoutError(f"created, but not shown by every broker: {', '.join(sorted(missing))}")
 
 
 async def partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
