@@ -30,6 +30,7 @@ from streams.noc.alertmanager import AlertmanagerPush
 from streams.worker.checkpoint import Chain, CheckpointError, Checkpoints
 from streams.worker.codec import cuts, decode
 from streams.worker.image import Look
+from streams.worker.memory import give_back
 from streams.worker.metrics import BUSIEST, Metrics, PartitionView
 from streams.worker.offsets import Offsets
 from streams.worker.outbox import Outbox
@@ -202,6 +203,7 @@ class Worker:
             )
             self._push.tell(episode.told for episode in state.episodes.open.values())
             self._look(tp.partition, ours[tp.partition])
+        give_back()  # of what was given up before, and of what reading the checkpoints took
         self.is_assigned.set()
         log.info("partitions %s are ours", [tp.partition for tp in wanted])
 
