@@ -1,7 +1,7 @@
 """Memory that is free goes back to the system.
 
-glibc keeps what a partition leaves behind for later use, and scattered as it is little of it shrinks by itself: a worker
-that once owned all partitions for a moment would look as if it did for ever (470 instead of 380 MB, measured).
+glibc keeps what a partition leaves behind for later use, and scattered as it is little of it shrinks by itself: a
+worker that once owned all partitions for a moment would look as if it did for ever (470 instead of 380 MB, measured).
 """
 
 import ctypes
