@@ -6,6 +6,7 @@ from typing import Any
 from detectors.contract import Detector, LegalBasis, Severity, Wording
 from detectors.signature.detector import SignatureDetector
 from detectors.sublet.detector import SubletDetector
+
 from detectors.volume.detector import VolumeDetector
 
 MINUTE_MS = 60_000

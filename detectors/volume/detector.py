@@ -1,13 +1,14 @@
-"""Rules `volume-flash` and `volume-ramp`: does a port send far more than it usually does at this time of the week?
+"""Rules `volume-flash`, `volume-step`, `volume-ramp` and `volume-silence`: does a port send far more, or far less, than
+it usually does at this time of such a day?
 
-Every closed pane is tested against the baseline: one comparison per port, scale and pane, the exact tail only for the
-few that pass it. Ticks of 5 min feed the ramps and the learning. A campaign announced in the registry excuses as many
-messages as it names. Not here: silence, caps, steps, surges of a whole class.
+Every closed pane is tested for what can't wait: one comparison per port and scale, the exact tail only for the few that
+pass it. When a tick of 5 min is over, `scan` looks at all of it, and the ports learn. A campaign announced in the
+registry excuses as many messages as it names. Not here: caps, surges of a whole class.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,85 +18,82 @@ from detectors.ceilings import Ceiling
 from detectors.contract import PANE_MS, Finding, Pane, Severity
 from detectors.groups import OVERFLOW, Gone, Groups
 from detectors.registry import Registry, within
-from detectors.volume.baseline import (
-    DAY_TICKS,
-    F32,
-    I32,
-    SCALES,
-    TICK,
-    TICK_MS,
-    TICK_PANES,
-    Baseline,
-    Baselines,
-    Spread,
-    Where,
-    baseline,
-    class_of,
-    port_history,
-    put,
-    select,
-    widened,
-)
-from detectors.volume.negative_binomial import likelihood_ratio, quantile, surprise
-from detectors.volume.wording import Exceedance, flash, ramp, rows_by_port
+from detectors.volume.baseline import WINDOWS, columns, history, put, select, widened
+from detectors.volume.dispersion import F32, I32, Spread, Where, told
+from detectors.volume.negative_binomial import central, surprise
+from detectors.volume.ports import CLASSES, GRID, SCALES, TICK_MS, TICK_PANES, Baselines, class_of
+from detectors.volume.scan import DOWN, UP, Rise, Scan, Tested, Watch, corrected, watch
+from detectors.volume.wording import Exceedance, Rows, flash, rise, rows_by_port, silence
 
-_PREFILTER_SIGMAS = 4.0
+_PREFILTER_SIGMAS = np.float32(4)
 """A negative binomial with phi up to 10 has less than 1e-8 only beyond 5 sigma (test_volume.py holds it to that)."""
-STEADY = len(SCALES)
-"""The test behind those of the scales: 5 min again, but no pane counts for more than some times its expectation."""
-_TESTS = (*SCALES, TICK_PANES)
-_MOST_COUNTED = 32_000  # fits int16; a port of 3,200 submits a second has no need of this test
+_MINUTE_PANES = SCALES[1]
+_CENTRAL = 1.96  # sigmas of the range that is told: 95 %
 
-_ACCEPTED = np.float32(1e-3)
-"""What is left of the weight of the old level when a new one is accepted."""
+
+@dataclass(slots=True, eq=False)
+class Early:
+    """What is counted before the tick is over; shapes end in [p]."""
+
+    ring: I32  # [6, p] last panes
+    sums: I32  # [3, p] of the pane, of a minute, of the tick so far
+    squares: F32  # [2, p] sums of e^2 in this tick, by scale
+    cubes: F32  # [2, p] of e^3
+    most: F32  # [2, p] where e is winsorised
+    enter: F32  # [3, p] counts that are worth an exact test
+    since: I32  # [p] number of the pane in which a flash began; 0 = none
+    last: I32  # [p] and of the latest that was odd enough to go on
+
+
+def _early(capacity: int) -> Early:
+    def zeros(dtype: npt.DTypeLike, *shape: int) -> npt.NDArray[np.generic]:
+        return np.zeros((*shape, capacity), dtype)
+
+    fine = len(GRID.parts)
+    return Early(
+        ring=np.zeros((_MINUTE_PANES, capacity), np.int32),
+        sums=np.zeros((len(SCALES), capacity), np.int32),
+        squares=np.zeros((fine, capacity), np.float32),
+        cubes=np.zeros((fine, capacity), np.float32),
+        most=np.zeros((fine, capacity), np.float32),
+        enter=np.full((len(SCALES), capacity), np.inf, np.float32),
+        since=np.zeros(capacity, np.int32),
+        last=np.zeros(capacity, np.int32),
+    )
 
 
 @dataclass(slots=True, eq=False)
 class VolumeState:
-    """Counts, thresholds and hot ports of one partition; shapes end in [p], indexed by port code."""
+    """All that is known of the ports of one partition; shapes end in [p], indexed by port code."""
 
-    baseline: Baseline
+    watch: Watch = field(default_factory=lambda: watch(1024, len(CLASSES), GRID))
+    early: Early = field(default_factory=lambda: _early(1024))
+    met: Flags = field(default_factory=lambda: np.zeros(1024, np.bool_))  # ports that have sent in a closed pane
+    settled: Flags = field(default_factory=lambda: np.zeros(1024, np.bool_))  # of them, those met before this tick
     known: int = 1  # all codes of ports that were met are below it
     next_ms: int = 0  # start of the pane to come; 0 = none yet
     unbroken_ms: int = 0  # counts are without a gap since then
     registry_version: str | None = None
     seeds: Baselines | None = None
     seed_of: dict[str, int] = field(default_factory=dict)  # seeded ports not met yet -> their column
-    ring: I32 = field(default_factory=lambda: np.zeros((TICK_PANES, 1024), np.int32))  # last 30 panes
-    capped: npt.NDArray[np.int16] = field(
-        default_factory=lambda: np.zeros((TICK_PANES, 1024), np.int16)
-    )  # same, capped
-    cap: npt.NDArray[np.int16] = field(default_factory=lambda: np.zeros(1024, np.int16))  # of one pane of this tick
-    sums: I32 = field(default_factory=lambda: np.zeros((len(_TESTS), 1024), np.int32))  # 1, 6, 30 panes, 30 capped ones
-    squares: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # sums of e^2 in this tick
-    cubes: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # sums of e^3 in this tick
-    enter: F32 = field(default_factory=lambda: np.full((len(_TESTS), 1024), np.inf, np.float32))
-    most: F32 = field(default_factory=lambda: np.zeros((TICK, 1024), np.float32))  # where e is winsorised
-    flash_since_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))  # 0 = not hot
-    flash_last_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
-    ramp_since_ms: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))  # 0 = not hot
-    cusum: F32 = field(default_factory=lambda: np.zeros(1024, np.float32))
-    tripled: npt.NDArray[np.int16] = field(default_factory=lambda: np.zeros(1024, np.int16))  # ticks in a row above x3
-    met: Flags = field(default_factory=lambda: np.zeros(1024, np.bool_))  # ports that have sent in a closed pane
-    settled: Flags = field(default_factory=lambda: np.zeros(1024, np.bool_))  # of them, those met before this tick
 
     def reserve(self, ports: int) -> None:
         """Make room, by doubling."""
-        if ports <= self.ring.shape[1]:
+        if ports <= len(self.met):
             return
-        capacity = max(ports, 2 * self.ring.shape[1])
-        for f in fields(self):
-            if isinstance(column := getattr(self, f.name), np.ndarray):
-                setattr(self, f.name, widened(column, capacity))
-        self.baseline.reserve(capacity)
+        capacity = max(ports, 2 * len(self.met))
+        for owner, name, column in self._columns():
+            setattr(owner, name, widened(column, capacity))
 
     def clear(self, ports: I32) -> None:
         """Make them ports never seen."""
-        for f in fields(self):
-            if isinstance(column := getattr(self, f.name), np.ndarray):
-                column[..., ports] = 0
-        self.enter[:, ports] = np.inf
-        self.baseline.clear(ports)
+        for _, _, column in self._columns():
+            column[..., ports] = 0
+        self.early.enter[:, ports] = np.inf
+
+    def _columns(self) -> list[tuple[object, str, npt.NDArray[np.generic]]]:
+        own = [(self, name, getattr(self, name)) for name in ("met", "settled")]
+        return [*own, *columns(self.watch), *columns(self.early)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,70 +101,60 @@ class VolumeDetector:
     """Settings. Budgets and factors are choices; where a measurement stands behind one it is named."""
 
     name: str = "volume"
+    scan: Scan = field(default_factory=Scan)
     chance_per_pane: float = 3e-8
-    """Of a false flash on a port, all scales together: 60,480 panes a week make 0.002 per port-week."""
+    """Of a false flash on a port before its tick is over, all scales together: 60,480 panes a week make 0.002."""
     chance_around: float = 1e-4
-    """Of the 5 min around a flash of 10 s or 1 min, at most: a burst that leaves them unremarkable is no flood. Old
+    """Of the tick around a flash of 10 s or 1 min, at most: a burst that leaves it unremarkable is no flood. Old
     counts are of 5 min, so this is the scale at which a port's habits are known best."""
     least_excess: int = 20
     """Messages over the expectation, at any scale: nobody pages for 3 against 0.1."""
     least_factor: float = 2.0
-    """A flash is at least that many times the expectation, however regular the port."""
-    steady_factor: float = 10.0
-    steady_least: int = 5
-    """The steady test counts a pane up to this factor of its expectation, and always up to so many: what a burst has
-    beyond says nothing of how long it lasts."""
+    """A page is at least that many times the expectation, however regular the port."""
     critical_factor: float = 5.0
     critical_excess: int = 200
     """Critical from this factor on, when that is also so many messages beyond the expectation at the same scale."""
-    remain: float = 0.5
-    """A flash goes on while the excess is above this part of what opens one."""
-    cool_ms: int = 300_000
-    """A flash that was below that for so long is over; within it, it goes on."""
+    cool_ms: int = 2 * TICK_MS
+    """A flash that has not been seen for so long is over: each tick begins anew, and it may take most of one."""
     ramp_factor: float = 3.0
-    """The alternative of the CUSUM, and the factor of the contract: above it for an hour a ramp pages."""
-    ramp_height: float = 20.0
-    """In simulated negative-binomial traffic: 0.03 false ramps per port-week, 0.55-0.96 of ramps to x4 in 2 h found."""
-    ramp_ticks: int = 4
-    """No tick counts for more than this part of the height: a burst is not a ramp."""
-    ramp_remain: float = 1.8
-    """Told as long as the last 5 min are above it: about where the CUSUM has no drift, (f - 1) / log f of a Poisson."""
     ramp_page_ms: int = 3_600_000
-    accept_ms: int = 86_400_000
-    """A port that is hot for so long has a new usual: its level is learnt anew."""
+    """A ramp pages when it has been above this factor for so long (contract)."""
+    silent_ratio: float = 0.2
+    """Of what is expected, at most, in the window that is odd: a port that sends half as much is not silent."""
 
     def start(self) -> VolumeState:
-        return VolumeState(baseline(1024))
+        return VolumeState()
 
     def seed(self, state: VolumeState, groups: Groups, baselines: Baselines) -> None:
         """Take over learnt baselines: now for the ports of `groups`, for all others when they are first met."""
         state.seeds = baselines
         state.seed_of = {port: row for row, port in enumerate(baselines.ports)}
-        state.baseline.classes = baselines.classes.copy()
+        state.watch.baseline.classes = baselines.classes.copy()
         groups.vouch(baselines.ports)
         _plant(state, groups, np.flatnonzero(state.met))
 
     def export(self, state: VolumeState, groups: Groups) -> Baselines:
         """What was learnt so far, with the seeds that nobody has claimed yet."""
-        codes = np.flatnonzero(state.baseline.ports.ticks[: state.known])
+        learnt = state.watch.baseline
+        codes = np.flatnonzero(learnt.history.ticks[: state.known])
         ports = [groups.ports[code] for code in codes.tolist()]
-        history = port_history(len(ports) + len(state.seed_of))
-        put(history, slice(len(ports)), select(state.baseline.ports, codes))
+        out = history(len(ports) + len(state.seed_of), GRID)
+        put(out, slice(len(ports)), select(learnt.history, codes, GRID))
         if state.seeds:
             waiting = np.fromiter(state.seed_of.values(), np.int64, len(state.seed_of))
-            put(history, slice(len(ports), None), select(state.seeds.history, waiting))
-        return Baselines([*ports, *state.seed_of], history, state.baseline.classes.copy())
+            put(out, slice(len(ports), None), select(state.seeds.history, waiting, GRID))
+        return Baselines([*ports, *state.seed_of], out, learnt.classes.copy())
 
     def step(self, state: VolumeState, pane: Pane, registry: Registry) -> list[Finding]:
-        self._catch_up(state, pane.start_ms)
+        findings = self._catch_up(state, pane, registry)
         port_of_row = pane.groups.port_of[pane.group]
         self._meet(state, pane, port_of_row, registry)
         counts = np.bincount(port_of_row, pane.submits, state.known).astype(np.int32)
         counts[OVERFLOW] = 0
         self._count(state, counts)
-        findings = self._flashes(state, pane, port_of_row, registry)
-        findings += self._ramps(state, pane, port_of_row, registry)
-        self._end_tick(state)
+        rows = rows_by_port(pane, port_of_row)
+        findings += self._flashes(state, rows, registry)
+        findings += self._end_tick(state, rows, registry)
         return findings
 
     def forget(self, state: VolumeState, gone: Gone, groups: Groups, at_ms: int) -> None:  # noqa: ARG002 - the protocol's
@@ -177,15 +165,21 @@ class VolumeDetector:
     def ceilings(self, state: VolumeState) -> Mapping[str, Ceiling]:  # noqa: ARG002 - as above; its columns are those of `Groups`
         return {}
 
-    def _catch_up(self, state: VolumeState, start_ms: int) -> None:
+    # ---- counting
+
+    def _catch_up(self, state: VolumeState, pane: Pane, registry: Registry) -> list[Finding]:
         """Bring the state to a pane. Panes without any row are quiet for up to a tick; a longer jump is a gap."""
+        start_ms, findings = pane.start_ms, list[Finding]()
         if not state.next_ms or start_ms - state.next_ms > TICK_MS:
-            state.ring[:] = state.capped[:] = state.sums[:] = state.squares[:] = state.cubes[:] = 0
+            early = state.early
+            early.ring[:] = early.sums[:] = early.squares[:] = early.cubes[:] = 0
             state.next_ms = state.unbroken_ms = start_ms
             self._begin_tick(state)
         while state.next_ms < start_ms:
             self._count(state, np.zeros(state.known, np.int32))
-            self._end_tick(state)
+            nobody = rows_by_port(pane, np.empty(0, np.int32), state.next_ms - PANE_MS)
+            findings += self._end_tick(state, nobody, registry)
+        return findings
 
     def _meet(self, state: VolumeState, pane: Pane, port_of_row: I32, registry: Registry) -> None:
         """Make room for the ports that appear first in this pane, and tell the classes."""
@@ -200,51 +194,48 @@ class VolumeDetector:
             return
         state.clear(fresh)
         state.met[fresh] = True
-        told = np.flatnonzero(state.met) if changed else fresh
-        state.baseline.class_of[told] = [class_of(groups.ports[c], registry, pane.start_ms) for c in told.tolist()]
+        told_anew = np.flatnonzero(state.met) if changed else fresh
+        state.watch.baseline.class_of[told_anew] = [
+            class_of(groups.ports[c], registry, pane.start_ms) for c in told_anew.tolist()
+        ]
         _plant(state, groups, fresh)
         self._expect(state, fresh)
         self._expect(state, slice(known, state.known))
 
     def _count(self, state: VolumeState, counts: I32) -> None:
         """Add the counts of the next pane, int32[known], to the sums and the residuals."""
-        n, at = len(counts), state.next_ms // PANE_MS
-        sums = state.sums[:, :n]
+        early, n, at = state.early, len(counts), state.next_ms // PANE_MS
+        sums = early.sums[:, :n]
         sums[0] = counts
-        for scale in range(1, len(SCALES)):
-            sums[scale] += counts - state.ring[(at - SCALES[scale]) % TICK_PANES, :n]
-        capped = np.minimum(counts, state.cap[:n])
-        sums[STEADY] += capped - state.capped[at % TICK_PANES, :n]
-        state.ring[at % TICK_PANES, :n], state.capped[at % TICK_PANES, :n] = counts, capped
+        sums[1] += counts - early.ring[at % _MINUTE_PANES, :n]
+        early.ring[at % _MINUTE_PANES, :n] = counts
+        if at % TICK_PANES == 0:
+            sums[2] = 0
+        sums[2] += counts
         state.next_ms += PANE_MS
-        for scale in range(TICK):
+        for scale, part in enumerate(GRID.parts):
             if state.next_ms % (SCALES[scale] * PANE_MS) == 0:
-                mean = state.baseline.mean[:n] * np.float32(SCALES[scale])
-                stray = np.minimum(sums[scale].astype(np.float32) - mean, state.most[scale, :n])
+                mean = state.watch.baseline.mean[:n] * np.float32(part)
+                stray = np.minimum(sums[scale].astype(np.float32) - mean, early.most[scale, :n])
                 square = stray * stray
-                state.squares[scale, :n] += square
-                state.cubes[scale, :n] += square * stray
+                early.squares[scale, :n] += square
+                early.cubes[scale, :n] += square * stray
 
     def _begin_tick(self, state: VolumeState) -> None:
-        state.baseline.move_to(state.next_ms // TICK_MS * TICK_MS)
+        state.watch.baseline.move_to(state.next_ms // TICK_MS * TICK_MS)
         state.settled = state.met.copy()
         self._expect(state, slice(0, state.known))
 
     def _expect(self, state: VolumeState, where: Where) -> None:
         """Expectations and thresholds of the current tick: all that can be said without the counts."""
-        baseline = state.baseline
+        baseline, early = state.watch.baseline, state.early
         baseline.expect(where)
         silent = ~baseline.has_history(where)
         for scale in range(len(SCALES)):
-            mean = baseline.window_mean(scale, where)
-            spread = baseline.spread(scale, mean, where)
-            state.enter[scale, where] = np.where(silent, np.inf, mean + self._least(spread))
-            if scale < TICK:
-                state.most[scale, where] = spread.most
-        cap = np.maximum(self.steady_factor * baseline.window_mean(0, where), self.steady_least)
-        state.cap[where] = np.minimum(cap, _MOST_COUNTED)
-        spread = baseline.steady_spread(baseline.window_mean(TICK, where), state.cap[where].astype(np.float32), where)
-        state.enter[STEADY, where] = np.where(silent, np.inf, spread.mean + self._least(spread))
+            spread = _spread(state, scale, where)
+            early.enter[scale, where] = np.where(silent, np.inf, spread.mean + self._least(spread))
+            if scale < GRID.tick:
+                early.most[scale, where] = spread.most
 
     def _least(self, spread: Spread) -> F32:
         """The least excess that is worth an exact test."""
@@ -252,143 +243,179 @@ class VolumeDetector:
         least: F32 = np.maximum(excess, self.least_excess)
         return least
 
-    def _flashes(self, state: VolumeState, pane: Pane, port_of_row: I32, registry: Registry) -> list[Finding]:
-        n = state.known
-        over = state.sums[:, :n] > state.enter[:, :n]
-        ports = np.flatnonzero(over.any(axis=0) | (state.flash_since_ms[:n] > 0))
+    # ---- before the tick is over
+
+    def _flashes(self, state: VolumeState, rows: Rows, registry: Registry) -> list[Finding]:
+        early, n = state.early, state.known
+        over = early.sums[:, :n] > early.enter[:, :n]
+        ports = np.flatnonzero(over.any(axis=0) | (early.since[:n] > 0))
         if not len(ports):
             return []
         tests = _tested(state, ports)
-        planned = _planned(pane, ports, registry)
-        excess, enough = tests.observed - tests.expected, state.enter[:, ports] - tests.expected
+        planned = _planned(rows.pane, ports, registry)
+        excess, enough = tests.observed - tests.expected, early.enter[:, ports] - tests.expected
         opens = over[:, ports] & (tests.surprise >= -np.log10(self.chance_per_pane)) & (excess > planned)
-        opens[:TICK] &= tests.surprise[TICK] >= -np.log10(self.chance_around)
-        hot = state.flash_since_ms[ports] > 0
-        goes_on = (excess >= np.maximum(self.remain * enough, planned)).any(axis=0)
+        opens[: GRID.tick] &= tests.surprise[GRID.tick] >= -np.log10(self.chance_around)
+        hot, now = early.since[ports] > 0, rows.at_ms // PANE_MS
+        goes_on = (excess >= np.maximum(self.scan.remain * enough, planned)).any(axis=0)
         holds = opens.any(axis=0) | (hot & goes_on)
-        state.flash_since_ms[ports[holds & ~hot]] = pane.start_ms
-        state.flash_last_ms[ports[holds]] = pane.start_ms
-        over_since = pane.end_ms - state.flash_last_ms[ports]
-        state.flash_since_ms[ports[over_since > self.cool_ms]] = 0
+        early.since[ports[holds & ~hot]] = now
+        early.last[ports[holds]] = now
+        early.since[ports[now - early.last[ports] >= self.cool_ms // PANE_MS]] = 0
         best = np.where(opens.any(axis=0) & ~opens, -1, tests.surprise).argmax(axis=0)
-        rows = rows_by_port(pane, port_of_row)
         found = [
-            tests.exceedance(state, int(best[i]), i, state.flash_since_ms, int(planned[i]))
+            tests.exceedance(state, int(best[i]), i, int(early.since[ports[i]]) * PANE_MS, int(planned[i]))
             for i in np.flatnonzero(holds).tolist()
         ]
-        return [flash(rows, one, self._flash_severity(one)) for one in found]
+        return [flash(rows, one, self._severity(one)) for one in found]
 
-    def _flash_severity(self, found: Exceedance) -> Severity:
+    def _severity(self, found: Exceedance) -> Severity:
         grave = found.factor >= self.critical_factor and found.observed - found.expected >= self.critical_excess
         return Severity.CRITICAL if grave else Severity.WARNING
 
-    def _ramps(self, state: VolumeState, pane: Pane, port_of_row: I32, registry: Registry) -> list[Finding]:
-        n = state.known
-        rising = (state.ramp_since_ms[:n] > 0) & (state.flash_since_ms[:n] == 0)
-        ports = np.flatnonzero(
-            rising & (state.sums[TICK, :n] > self.ramp_remain * TICK_PANES * state.baseline.mean[:n])
-        )
-        if not len(ports):
-            return []
-        tests = _tested(state, ports)
-        planned = _planned(pane, ports, registry)
-        rows = rows_by_port(pane, port_of_row)
-        pages = state.tripled[ports] >= self.ramp_page_ms // TICK_MS
-        return [
-            ramp(
-                rows,
-                tests.exceedance(state, TICK, i, state.ramp_since_ms, int(planned[i])),
-                Severity.WARNING if pages[i] else Severity.INFO,
-            )
-            for i in np.flatnonzero(tests.observed[TICK] - tests.expected[TICK] > planned).tolist()
-        ]
+    # ---- when it is
 
-    def _end_tick(self, state: VolumeState) -> None:
-        """Learn a tick that is over, if there was no gap in it, and begin the next."""
+    def _end_tick(self, state: VolumeState, rows: Rows, registry: Registry) -> list[Finding]:
+        """Test and learn a tick that is over, if there was no gap in it, and begin the next."""
         if state.next_ms % TICK_MS:
-            return
-        if state.unbroken_ms <= state.baseline.tick_ms:
-            self._follow_ramps(state)
-            self._learn(state)
-        state.squares[:] = state.cubes[:] = 0
+            return []
+        findings = list[Finding]()
+        baseline, early, n = state.watch.baseline, state.early, state.known
+        if state.unbroken_ms <= baseline.tick_ms:
+            counts = early.sums[GRID.tick, :n].astype(np.float32)
+            parts = [
+                told(1 / share, baseline.mean[:n] * np.float32(share), early.squares[part, :n], early.cubes[part, :n])
+                for part, share in enumerate(GRID.parts)
+            ]
+            tested = self.scan.tick(state.watch, counts, state.settled[:n], parts)
+            findings = self._told(state, tested, rows, registry)
+        early.squares[:] = early.cubes[:] = 0
         self._begin_tick(state)
+        return findings
 
-    def _follow_ramps(self, state: VolumeState) -> None:
-        n = state.known
-        here, baseline, settled = slice(n), state.baseline, state.settled[:n]
-        mean = baseline.mean[:n] * np.float32(TICK_PANES)
-        phi = baseline.spread(TICK, mean, here).extra / np.square(mean)
-        count = state.sums[TICK, :n].astype(np.float32)
-        ratio = np.minimum(likelihood_ratio(count, mean, phi, self.ramp_factor), self.ramp_height / self.ramp_ticks)
-        cusum = np.clip(state.cusum[:n] + ratio, 0, 2 * self.ramp_height)  # the ceiling lets a ramp end soon
-        flashing = state.flash_since_ms[:n] > 0  # the more specific rule speaks of these messages
-        cusum[flashing | ~settled | ~baseline.has_history(here)] = 0
-        state.cusum[:n] = cusum
-        hot = state.ramp_since_ms[:n] > 0
-        tall = settled & (count >= self.ramp_factor * mean) & (count - mean >= self.least_excess)
-        state.tripled[:n] = np.where(tall, np.minimum(state.tripled[:n] + 1, DAY_TICKS), 0)
-        rises = ~hot & (cusum >= self.ramp_height) & (count - mean >= self.least_excess)
-        state.ramp_since_ms[:n][rises] = state.next_ms
-        state.ramp_since_ms[:n][hot & (cusum < self.ramp_height / 2)] = 0
+    def _told(self, state: VolumeState, tested: Tested, rows: Rows, registry: Registry) -> list[Finding]:
+        """What is open on the ports that are odd in this tick, the most specific of it."""
+        place = {int(port): i for i, port in enumerate(tested.series.tolist())}
+        open_now = np.flatnonzero((state.watch.since > 0).any(axis=0))
+        ports = [int(port) for port in open_now if int(port) in place]
+        planned = _planned(rows.pane, np.array(ports, np.int64), registry)
+        findings = []
+        for port, plan in zip(ports, planned.tolist(), strict=True):
+            i = place[port]
+            quick, slow, fall = (int(state.watch.since[kind, port]) for kind in Rise)
+            if quick or slow:
+                grew = 0 < slow < quick and not state.watch.paging[Rise.QUICK, port]  # it has been told of already
+                kind = Rise.QUICK if quick and not grew else Rise.LASTING
+                found = self._exceeded(state, tested, i, kind, plan)
+                if found and not (kind is Rise.QUICK and state.early.since[port]):  # that was told in this pane
+                    findings.append(self._finding(state, rows, found, kind))
+            elif fall:
+                findings += self._silences(state, tested, i, rows)
+        return findings
 
-    def _learn(self, state: VolumeState) -> None:
-        n, baseline = state.known, state.baseline
-        settled = state.settled[:n]
-        since = np.maximum(state.flash_since_ms[:n], state.ramp_since_ms[:n])
-        lasted = np.where(since > 0, state.next_ms - since, 0)
-        forgive = lasted >= self.accept_ms
-        turned = forgive & (lasted < self.accept_ms + TICK_MS)
-        baseline.ports.submits[:n][turned] *= _ACCEPTED
-        baseline.ports.exposure[:n][turned] *= _ACCEPTED
-        learn = settled & ((since == 0) | forgive)
-        for scale in range(TICK):
-            windows = TICK_PANES // SCALES[scale]
-            baseline.learn_strays(scale, state.squares[scale, :n], state.cubes[scale, :n], windows, settled)
-        baseline.learn_tick(state.sums[TICK, :n].astype(np.float32), settled, learn, forgive)
+    def _exceeded(self, state: VolumeState, tested: Tested, i: int, kind: Rise, planned: int) -> Exceedance | None:
+        """What the oddest window of a rise says of the i-th port; None when a campaign excuses it."""
+        windows = kind.windows
+        w = windows.start + int(tested.surprise[UP, windows, i].argmax())
+        found = _exceedance(state, tested, w, UP, i, kind, planned)
+        return found if found.observed - found.expected > planned else None
+
+    def _finding(self, state: VolumeState, rows: Rows, found: Exceedance, kind: Rise) -> Finding:
+        pages = bool(state.watch.paging[kind, found.port]) and found.factor >= self.least_factor
+        if kind is Rise.QUICK:
+            return flash(rows, found, self._severity(found) if pages else Severity.INFO)
+        if state.watch.jumped[found.port]:
+            return rise("volume-step", rows, found, Severity.WARNING if pages else Severity.INFO)
+        lasts = rows.at_ms + PANE_MS - found.since_ms >= self.ramp_page_ms and found.factor >= self.ramp_factor
+        return rise("volume-ramp", rows, found, Severity.WARNING if lasts else Severity.INFO)
+
+    def _silences(self, state: VolumeState, tested: Tested, i: int, rows: Rows) -> list[Finding]:
+        w = int(tested.surprise[DOWN, :, i].argmax())
+        found = _exceedance(state, tested, w, DOWN, i, Rise.FALL, 0)
+        if found.observed > self.silent_ratio * found.expected:
+            return []
+        pages = state.watch.paging[Rise.FALL, found.port] and not found.observed
+        return [silence(rows, found, Severity.WARNING if pages else Severity.INFO)]
+
+
+def _exceedance(state: VolumeState, tested: Tested, w: int, side: int, i: int, kind: Rise, planned: int) -> Exceedance:
+    """What a window of whole ticks says of the i-th port that was tested."""
+    port, baseline = int(tested.series[i]), state.watch.baseline
+    choose = np.maximum if side == UP else np.minimum
+    mean = choose(tested.usual[w, [i]], tested.today[w, [i]])
+    spread = baseline.spread(GRID.tick + w, mean, np.array([port]))
+    variance = spread.mean + spread.extra
+    since_ms = int(state.watch.since[kind, port]) * TICK_MS
+    return Exceedance(
+        port=port,
+        observed=int(tested.observed[w, i]),
+        expected=float(mean[0]),
+        low=int(central(mean, variance, -_CENTRAL)[0]),
+        high=int(np.ceil(central(mean, variance, _CENTRAL)[0])),
+        surprise=float(max(tested.surprise[side, w, i] - np.log10(len(WINDOWS)), 0)),
+        scale=WINDOWS[w] * TICK_PANES,
+        since_ms=since_ms,
+        planned=planned,
+        port_class=int(baseline.class_of[port]),
+        history_ticks=int(baseline.history.ticks[port]),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tests:
-    """Exact tests of some ports; arrays are [tests, ports]."""
+    """Exact tests of some ports before their tick is over; arrays are [scales, ports]."""
 
     ports: Ints
     observed: I32
     expected: Floats
-    batched: Floats  # part of `expected` that comes in batches
-    phi: Floats  # of the batches
+    variance: Floats
     surprise: Floats
 
-    def exceedance(self, state: VolumeState, test: int, i: int, since_ms: Ints, planned: int) -> Exceedance:
-        """What one test says of the i-th port. The steady one speaks of the whole 5 min; only its chance is its own."""
-        port, scale = int(self.ports[i]), min(test, TICK)
-        single = float(self.expected[scale, i] - self.batched[scale, i])
-        batched, phi = self.batched[scale, [i]], self.phi[scale, [i]]
+    def exceedance(self, state: VolumeState, scale: int, i: int, since_ms: int, planned: int) -> Exceedance:
+        """What a scale says of the i-th port."""
+        port = int(self.ports[i])
+        mean, variance = self.expected[scale, [i]], self.variance[scale, [i]]
+        baseline = state.watch.baseline
         return Exceedance(
             port=port,
             observed=int(self.observed[scale, i]),
-            expected=float(self.expected[scale, i]),
-            low=int(single + quantile(0.025, batched, phi)[0]),
-            high=int(np.ceil(single + quantile(0.975, batched, phi)[0])),
-            surprise=float(self.surprise[test, i]),
+            expected=float(mean[0]),
+            low=int(central(mean, variance, -_CENTRAL)[0]),
+            high=int(np.ceil(central(mean, variance, _CENTRAL)[0])),
+            surprise=float(self.surprise[scale, i]),
             scale=SCALES[scale],
-            steady=test == STEADY,
-            since_ms=int(since_ms[port]),
+            since_ms=since_ms,
             planned=planned,
-            port_class=int(state.baseline.class_of[port]),
-            history_ticks=int(state.baseline.ports.ticks[port]),
+            port_class=int(baseline.class_of[port]),
+            history_ticks=int(baseline.history.ticks[port]),
         )
 
 
+def _mean(state: VolumeState, scale: int, where: Where) -> F32:
+    """What a window of the scale may bring that ends in the current tick: the larger of both ticks it spans."""
+    baseline = state.watch.baseline
+    mean = np.maximum(np.maximum(baseline.mean[where], baseline.today[where]), baseline.floor(where))
+    if SCALES[scale] == _MINUTE_PANES:
+        mean = np.maximum(mean, baseline.before(where))
+    part: F32 = mean * np.float32(SCALES[scale] / TICK_PANES)
+    return part
+
+
+def _spread(state: VolumeState, scale: int, where: Where) -> Spread:
+    """How counts of a scale scatter."""
+    return state.watch.baseline.spread(scale, _mean(state, scale, where), where)
+
+
 def _tested(state: VolumeState, ports: Ints) -> _Tests:
-    baseline = state.baseline
-    means = [baseline.window_mean(scale, ports) for scale in range(len(SCALES))]
-    spreads = [baseline.spread(scale, mean, ports) for scale, mean in enumerate(means)]
-    spreads.append(baseline.steady_spread(means[TICK], state.cap[ports].astype(np.float32), ports))
-    observed, expected = state.sums[:, ports], np.stack([spread.mean for spread in spreads]).astype(np.float64)
+    spreads = [_spread(state, scale, ports) for scale in range(len(SCALES))]
+    observed = state.early.sums[:, ports]
+    expected = np.stack([spread.mean for spread in spreads]).astype(np.float64)
+    variance = expected + np.stack([spread.extra for spread in spreads])
     batched = np.stack([spread.batched for spread in spreads]).astype(np.float64)
     phi = np.stack([spread.batch for spread in spreads]) / batched
-    odds = surprise(np.maximum(observed - (expected - batched), 1), batched, phi)
-    return _Tests(ports, observed, expected, batched, phi, np.maximum(odds - np.log10(len(_TESTS)), 0))  # Bonferroni
+    raw = surprise(np.maximum(observed - (expected - batched), 1), batched, phi)
+    fair = corrected(state.watch, raw, UP, 0, ports)
+    return _Tests(ports, observed, expected, variance, np.maximum(fair - np.log10(len(SCALES)), 0))  # Bonferroni
 
 
 def _planned(pane: Pane, ports: Ints, registry: Registry) -> Ints:
@@ -411,6 +438,7 @@ def _plant(state: VolumeState, groups: Groups, ports: Ints) -> None:
         return
     for code in ports.tolist():
         if (row := state.seed_of.pop(groups.ports[code], None)) is not None:
-            put(state.baseline.ports, slice(code, code + 1), select(state.seeds.history, slice(row, row + 1)))
+            seed = select(state.seeds.history, slice(row, row + 1), GRID)
+            put(state.watch.baseline.history, slice(code, code + 1), seed)
     if not state.seed_of:
         state.seeds = None  # all claimed: half of what a port weighs

@@ -35,6 +35,35 @@ def surprise(count: Floats, mean: Floats, phi: Floats) -> Floats:
     return result
 
 
+def deficit(count: Floats, mean: Floats, phi: Floats) -> Floats:
+    """-log10 P(Y <= count), shape of the arguments; count >= 0, mean > 0. Does not saturate before the count is 0."""
+    shape = 1 / np.maximum(phi, LEAST_PHI)
+    success = mean / (mean + shape)
+    chance = betainc(shape, count + 1, 1 - success)
+    # underneath: the last term over one minus the ratio of neighbours, as above
+    last = count * np.log(success) + shape * np.log1p(-success) - betaln(count + 1, shape) - np.log(count + shape)
+    ratio = count / np.maximum(success * (count + shape - 1), 1e-9)
+    bound = np.minimum(last - np.log1p(-np.minimum(ratio, 1 - 1e-9)), 0)
+    log_tail = np.where(chance > _SMALLEST, np.log(np.maximum(chance, _SMALLEST)), bound)
+    result: Floats = -log_tail / np.log(10)
+    return result
+
+
+def central(mean: F32, variance: F32, sigmas: float) -> F32:
+    """The value that a gamma distribution of that mean and variance exceeds as a normal one exceeds so many sigmas.
+
+    Wilson and Hilferty (PNAS 1931); for bands that are drawn, not for odds.
+    """
+    spread = variance / (9 * np.square(mean))
+    return mean * np.maximum(1 - spread + sigmas * np.sqrt(spread), 0) ** 3
+
+
+def roughly(count: F32, mean: F32, variance: F32) -> F32:
+    """Sigmas at which `central` gives the count."""
+    spread = variance / (9 * np.square(mean))
+    return (np.cbrt(count / mean) - 1 + spread) / np.sqrt(spread)
+
+
 def quantile(chance: float, mean: Floats, phi: Floats) -> Floats:
     """The least y with P(Y <= y) >= chance, by bisection; chance in [0.01, 0.99], mean > 0."""
     shape = 1 / np.maximum(phi, LEAST_PHI)

@@ -8,12 +8,18 @@ import numpy as np
 
 from detectors.batch import Codes, Ints
 from detectors.contract import PANE_MS, Finding, Pane, Severity, Wording
-from detectors.volume.baseline import CLASSES, DAY_TICKS
+from detectors.volume.ports import CLASSES, DAY_TICKS
 
 _TOP = 5
 _COARSE = 10  # expectations below it are told with a decimal
 _LONG_S = 600  # durations from here on are told in minutes
-_SPAN = {1: Wording("10 s", "10秒"), 6: Wording("1 min", "1分钟"), 30: Wording("5 min", "5分钟")}
+_SPAN = {
+    1: Wording("10 s", "10秒"),
+    6: Wording("1 min", "1分钟"),
+    30: Wording("5 min", "5分钟"),
+    90: Wording("15 min", "15分钟"),
+    360: Wording("1 h", "1小时"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,6 @@ class Exceedance:
     high: int
     surprise: float  # -log10 of the chance of so much or more
     scale: int  # panes
-    steady: bool  # the chance is that of so steady an excess, whatever single panes brought
     since_ms: int
     planned: int  # recipients of campaigns announced for now
     port_class: int
@@ -44,6 +49,7 @@ class Rows:
     """The rows of a pane, sorted by port, to look into a few ports."""
 
     pane: Pane
+    at_ms: int  # start of the pane that is spoken of
     order: Ints
     port: Codes  # port code of each sorted row
 
@@ -52,17 +58,24 @@ class Rows:
         return self.order[begin:end]
 
 
-def rows_by_port(pane: Pane, port_of_row: Codes) -> Rows:
+def rows_by_port(pane: Pane, port_of_row: Codes, at_ms: int | None = None) -> Rows:
+    """At another time than the pane's it is about a pane without rows."""
     order = np.argsort(port_of_row, kind="stable")
-    return Rows(pane, order, port_of_row[order])
+    return Rows(pane, pane.start_ms if at_ms is None else at_ms, order, port_of_row[order])
 
 
 def flash(rows: Rows, found: Exceedance, severity: Severity) -> Finding:
     return _finding("volume-flash", rows, found, severity, Wording("sudden: ", "突增："))
 
 
-def ramp(rows: Rows, found: Exceedance, severity: Severity) -> Finding:
-    return _finding("volume-ramp", rows, found, severity, Wording("rising: ", "缓升："))
+def rise(rule: str, rows: Rows, found: Exceedance, severity: Severity) -> Finding:
+    """`volume-step` or `volume-ramp`."""
+    leads = {"volume-step": Wording("stays high: ", "持续偏高："), "volume-ramp": Wording("rising: ", "缓升：")}
+    return _finding(rule, rows, found, severity, leads[rule])
+
+
+def silence(rows: Rows, found: Exceedance, severity: Severity) -> Finding:
+    return _finding("volume-silence", rows, found, severity, Wording("silent: ", "静默："))
 
 
 def _finding(rule: str, rows: Rows, found: Exceedance, severity: Severity, lead: Wording) -> Finding:
@@ -71,10 +84,10 @@ def _finding(rule: str, rows: Rows, found: Exceedance, severity: Severity, lead:
     return Finding(
         rule=rule,
         severity=severity,
-        at_ms=pane.start_ms,
+        at_ms=rows.at_ms,
         access_port=pane.groups.ports[found.port],
         size=found.factor,
-        summary=_summary(lead, found, pane.end_ms),
+        summary=_summary(lead, found, rows.at_ms + PANE_MS),
         evidence=_evidence(found, _full_ports(pane, mine)),
         ruled_out=(_retries(int(pane.retries[mine].sum())), _campaign(found.planned)),
         offsets=tuple(pane.first_offset[largest].tolist()),
@@ -111,7 +124,6 @@ def _evidence(found: Exceedance, full_ports: list[dict[str, Any]]) -> Mapping[st
         "surprise": round(found.surprise, 1),
         "factor": round(found.factor, 2),
         "scale_s": scale_s,
-        "steady": found.steady,
         "expected_per_s": round(found.expected / scale_s, 4),
         "since_ms": found.since_ms,
         "class": CLASSES[found.port_class],
@@ -123,13 +135,12 @@ def _evidence(found: Exceedance, full_ports: list[dict[str, Any]]) -> Mapping[st
 
 def _summary(lead: Wording, found: Exceedance, now_ms: int) -> Wording:
     span, lasting = _SPAN[found.scale], _duration((now_ms - found.since_ms) // 1_000)
-    steady = Wording(" without a pause", "持续发送") if found.steady else Wording("", "")
     usual, power = f"{found.expected:,.{1 if found.expected < _COARSE else 0}f}", int(found.surprise)
     expected = f"{usual} ({found.low:,}-{found.high:,})"
     return Wording(
-        f"{lead.en}observed {found.observed:,} in {span.en}{steady.en}, expected {expected}, "
+        f"{lead.en}observed {found.observed:,} in {span.en}, expected {expected}, "
         f"chance {f'1 in 10^{power}' if power else 'no longer small'}, for {lasting.en}",
-        f"{lead.zh}{span.zh}内{steady.zh}{found.observed:,}条，预期{usual}条（{found.low:,}-{found.high:,}），"
+        f"{lead.zh}{span.zh}内{found.observed:,}条，预期{usual}条（{found.low:,}-{found.high:,}），"
         f"偶然概率{f'10^-{power}' if power else '已不小'}，已持续{lasting.zh}",
     )
 

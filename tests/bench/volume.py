@@ -9,7 +9,7 @@ import numpy as np
 from detectors.contract import PANE_MS, Pane
 from detectors.groups import Groups
 from detectors.registry import PortLease, Registry
-from detectors.volume.baseline import DAY_TICKS, TICK_PANES, learn
+from detectors.volume.ports import DAY_TICKS, TICK_MS, TICK_PANES, learn
 from detectors.volume.detector import VolumeDetector
 from tests.rows import Row, batch
 
