@@ -33,7 +33,7 @@ IMPURE = {
     *("asyncio", "concurrent", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "selectors"),
     *("shutil", "signal", "socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib", "warnings"),
 }
-PURE_PACKAGES = ("numpy", "scipy.special", "detectors")
+PURE_PACKAGES = ("numpy", "scipy.special", "chinese_calendar", "borax.calendars.lunardate", "detectors")
 IMPURE_ATTRIBUTE = re.compile(r".*\.(now|utcnow|today|uuid1|uuid4)|(np|numpy)\.random\.(?!Generator)\w+")
 IMPURE_BUILTINS = {"open", "print", "input", "exec", "eval"}
 
