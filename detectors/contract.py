@@ -34,7 +34,7 @@ class Pane:
     """One closed pane of one partition. Rows are the groups that sent in it, ascending by group code.
 
     Shapes: every array is [g]. `group` indexes the tables of `groups`. Counts are of unique submits: redelivered event
-    ids are gone, and `submits` leaves out retries of submits that were not accepted (`retries` has them).
+    ids are gone, and retries of submits that were not accepted are in `retries` alone.
     """
 
     start_ms: int  # the pane is start_ms <= event time < start_ms + PANE_MS
@@ -94,7 +94,7 @@ class Detector(Protocol[State]):
     """
 
     @property
-    def name(self) -> str: ...  # as in the contract: volume, signature, sublet, ...
+    def name(self) -> str: ...  # tells its state and its time from those of the others; whose a rule is, `catalog` says
 
     def start(self) -> State: ...
 

@@ -11,12 +11,23 @@ from detectors.batch import NO_TIME, Flags, Ints, SubmitBatch
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+_SHANGHAI_MS = 8 * HOUR_MS  # ahead of UTC, without summer time since 1991
 _LEFT_BEHIND_ROWS = 100
 _LEFT_BEHIND_MS = 300_000
 """So many rows in a row, over so much event time, that agree with each other and not with the clock. One broken sender
 among others never has the word for so long, and a broken clock that stands still does not get on."""
 
 _NEVER = np.int64(np.iinfo(np.int64).min)
+
+
+def midnight(at_ms: int) -> int:
+    """When the day began in Shanghai."""
+    return at_ms - (at_ms + _SHANGHAI_MS) % DAY_MS
+
+
+def hour_of(at_ms: int) -> int:
+    """0-23, of the day in Shanghai."""
+    return (at_ms - midnight(at_ms)) // HOUR_MS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

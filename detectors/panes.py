@@ -31,8 +31,8 @@ _NO_ROWS: Sums = np.empty((6, 0), np.int64)
 
 def _rows(batch: SubmitBatch, codes: Codes) -> Sums:
     retry = batch.is_retry.astype(np.int64)
-    carried = batch.segments * batch.recipients
-    return np.stack([codes.astype(np.int64), 1 - retry, retry, batch.recipients, carried, batch.offset])
+    recipients = batch.recipients * (1 - retry)
+    return np.stack([codes.astype(np.int64), 1 - retry, retry, recipients, batch.segments * recipients, batch.offset])
 
 
 def _where(chosen: Flags, rows: Sums) -> Sums:

@@ -44,10 +44,14 @@ def test_an_idle_partition_is_moved_on_by_the_shell() -> None:
 
 def test_recipients_and_segments_are_counted_and_retries_are_not_new_traffic() -> None:
     state = PIPELINE.start("t", 0)
-    rows = [Row(id=1, recipients=99, segments=2), Row(id=2, is_retry=True), Row(id=3, recipients=3)]
+    rows = [
+        Row(id=1, recipients=99, segments=2),
+        Row(id=2, recipients=99, segments=2, is_retry=True),
+        Row(id=3, recipients=3),
+    ]
     PIPELINE.step(state, batch(rows), Registry())
     outcome = PIPELINE.step(state, empty_batch(START_MS + DAY_MS), Registry())
-    assert counts(outcome.panes) == {(0, "10690010"): (2, 1, 103, 202)}
+    assert counts(outcome.panes) == {(0, "10690010"): (2, 1, 102, 201)}
 
 
 def test_a_late_row_amends_and_is_never_now() -> None:
