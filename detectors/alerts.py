@@ -112,7 +112,7 @@ class Episodes:
 
 def _ends_ms(episode: Episode) -> int:
     """The event time at which the episode is over, if nothing more is found until then."""
-    return episode.last.at_ms + PANE_MS + RULES[episode.last.rule].quiet_ms
+    return RULES[episode.last.rule].ends_ms(episode.last.at_ms)
 
 
 def _alert_id(finding: Finding, first_seen_ms: int) -> str:

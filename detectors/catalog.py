@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from detectors.contract import Detector, LegalBasis, Severity, Wording
+from detectors.compliance.quiet_hours import NIGHT_MS, QuietHoursDetector
+from detectors.contract import PANE_MS, Detector, LegalBasis, Severity, Wording
+from detectors.event_time import DAY_MS, midnight
 from detectors.signature.detector import SignatureDetector
 from detectors.sublet.detector import SubletDetector
-
+from detectors.volume.caps import CapsDetector
 from detectors.volume.detector import VolumeDetector
+from detectors.volume.dormancy import AWAKE_MS, DormancyDetector
 
 MINUTE_MS = 60_000
 
@@ -18,10 +21,14 @@ class Rule:
 
     detector: str
     title: Wording
-    quiet_ms: int  # an episode ends when the rule has found nothing for so long (event time)
+    quiet_ms: int | None  # an episode ends when the rule has found nothing for so long; None: at midnight in Shanghai
     per_extension: bool = False  # one episode per full port, not per main port
     legal_basis: tuple[LegalBasis, ...] = ()
     throttle_from: Severity | None = None  # propose a throttle from this severity on
+
+    def ends_ms(self, found_ms: int) -> int:
+        """The event time at which an episode is over whose last finding is about the pane that begins at `found_ms`."""
+        return midnight(found_ms) + DAY_MS if self.quiet_ms is None else found_ms + PANE_MS + self.quiet_ms
 
     def runbook(self, name: str) -> str:
         """Where the rule's runbook stands, relative to the repository."""
@@ -32,6 +39,7 @@ _SIGNATURE_RULES_2021 = LegalBasis("工信部 2021-10-25 行政指导会", "规�
 _TRUE_SENDER = LegalBasis("广告法", "第四十三条: 明示发送者的真实身份", "2015-09-01")
 _NO_LENDING = LegalBasis("反电信网络诈骗法", "第三十一条: 不得非法买卖、出租、出借短信端口", "2022-12-01")
 _NO_SUBLET_2021 = LegalBasis("工信部 2021-10-25 行政指导会", "不得接入违规转租资源", "2021-10-25")
+_PEACE = LegalBasis("民法典", "第一千零三十三条(一): 不得以短信侵扰他人的私人生活安宁", "2021-01-01")
 _PORT_ACCESS_2021 = LegalBasis("工信部 2021-10-25 行政指导会", "加强短信端口接入管理", "2021-10-25")
 
 
@@ -66,10 +74,30 @@ RULES: dict[str, Rule] = {
         120 * MINUTE_MS,
         legal_basis=(_NO_LENDING, _NO_SUBLET_2021),
     ),
+    "cap-minute": Rule(
+        "volume", Wording("More in a minute than the contract allows", "超出每分钟合同上限"), 5 * MINUTE_MS
+    ),
+    "cap-day": Rule("volume", Wording("More in a day than the contract allows", "超出每日合同上限"), quiet_ms=None),
+    "dormant-wakes": Rule(
+        "volume",
+        Wording("A dormant port sends again", "休眠端口恢复发送"),
+        AWAKE_MS,
+        legal_basis=(_NO_LENDING, _NO_SUBLET_2021),
+    ),
+    "quiet-hours": Rule(
+        "compliance", Wording("Messages outside of the hours", "非允许时段发送"), NIGHT_MS, legal_basis=(_PEACE,)
+    ),
 }
 """Rule name -> what is fixed about it. Names are those of the contract's closed vocabulary."""
 
 
 def detectors() -> tuple[Detector[Any], ...]:
     """The detectors we run, with their defaults, in the order in which their findings are told."""
-    return (VolumeDetector(), SignatureDetector(), SubletDetector())
+    return (
+        VolumeDetector(),
+        SignatureDetector(),
+        SubletDetector(),
+        CapsDetector(),
+        DormancyDetector(),
+        QuietHoursDetector(),
+    )

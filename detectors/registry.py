@@ -48,7 +48,8 @@ class Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caps:
-    """Contracted or regulatory limits of a port; hours are [from, to) in Asia/Shanghai."""
+    """Contracted or regulatory limits of a port: carried segments (recipients times segments) in any minute, and in a
+    day of Asia/Shanghai; hours are [from, to) of that day, over midnight when from > to."""
 
     per_minute: int | None = None
     per_day: int | None = None
@@ -202,6 +203,11 @@ class Registry:
         after = bisect_right(self._dates, at_ms)
         return self._dates[after] if after < len(self._dates) else END_OF_TIME_MS
 
+    def traffic_known_until(self, at_ms: int) -> int:
+        """The newest traffic up to a moment that any filing tells of; 0 if none does."""
+        before = bisect_right(self._last_traffics, at_ms)
+        return self._last_traffics[before - 1] if before else 0
+
     def enterprise(self, enterprise_id: str) -> Enterprise | None:
         return self._enterprises.get(enterprise_id)
 
@@ -244,6 +250,10 @@ class Registry:
     @cached_property
     def _dates(self) -> list[int]:
         return sorted({date for date in _all_dates(self) if date is not None})
+
+    @cached_property
+    def _last_traffics(self) -> list[int]:
+        return sorted({row.last_traffic for row in self.filings if row.last_traffic is not None})
 
     @cached_property
     def _enterprises(self) -> dict[str, Enterprise]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from detectors.catalog import MINUTE_MS, RULES
-from detectors.contract import Action, Alert, Command
+from detectors.contract import PANE_MS, Action, Alert, Command
 from detectors.registry import Registry
 
 
@@ -45,7 +45,7 @@ def release(throttles: Throttles, resolved: Iterable[Alert]) -> Iterator[Command
         standing = throttles.standing.get(alert.access_port or "")
         if standing and standing.alert.alert_id == alert.alert_id:
             del throttles.standing[standing.command.access_port]
-            over_ms = alert.last_seen_ms + RULES[alert.rule].quiet_ms
+            over_ms = RULES[alert.rule].ends_ms(alert.last_seen_ms - PANE_MS)
             yield _command(Action.RELEASE, alert, limit_per_s=None, from_ms=over_ms, to_ms=over_ms)
 
 

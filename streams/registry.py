@@ -367,8 +367,8 @@ def _check_caps(per_minute: int | None, per_day: int | None, hours: tuple[int, i
     for key, cap in (("per_minute", per_minute), ("per_day", per_day)):
         if cap is not None and cap < 0:
             raise RowError(f"caps.{key}", cap, "must be 0 or more")
-    if hours is not None and not 0 <= hours[0] < hours[1] <= HOURS:
-        raise RowError("caps.hours", hours, "must be [from, to] with 0 <= from < to <= 24")
+    if hours is not None and not (0 <= hours[0] < HOURS and 0 < hours[1] <= HOURS and hours[0] != hours[1]):
+        raise RowError("caps.hours", hours, "must be [from, to], from 0 to 23, to 1 to 24, not the same")
 
 
 # ---- rows against each other

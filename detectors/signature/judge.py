@@ -55,6 +55,17 @@ def judge(key: GroupKey, registry: Registry, at_ms: int) -> Judgement:
     )
 
 
+def authorising(key: GroupKey, lease: PortLease | None, registry: Registry, at_ms: int) -> list[Filing]:
+    """The filings in force that allow a group its name: on its extension, else on any; or what the gateway appends."""
+    if key.signature is None:
+        filed = [f for f in registry.gateway_filings(key.access_port, at_ms) if _is_for_full_port(f, key, lease)]
+    else:
+        on_port = registry.history_on_port(key.access_port, key.signature)
+        filed = [f for f in on_port if in_force(f, at_ms) and _fits_extension(f, key, lease)]
+    allowed = [filing for filing in filed if _fits_carrier(filing, key)]
+    return [filing for filing in allowed if filing.extension == key.extension] or allowed
+
+
 _Answer = tuple[str | None, Mapping[str, Any]]
 
 

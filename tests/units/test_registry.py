@@ -166,7 +166,7 @@ def test_every_bad_row_is_named_and_none_is_loaded(tmp_path: Path) -> None:
             port(access_port="10690024", effective_from="2026-01-02", effective_to="2026-01-02"),
             port(access_port="10690025", third_parties=[{"enterprise_id": "B", "from": "soon"}]),
             port(access_port="10690026", third_parties=[{"from": "2026-01-01"}]),
-            port(access_port="10690027", caps={"hours": [22, 8]}),
+            port(access_port="10690027", caps={"hours": [22, 22]}),
             port(access_port="10690028", caps={"per_day": "many"}),
         ],
         signatures=[
@@ -194,7 +194,7 @@ def test_every_bad_row_is_named_and_none_is_loaded(tmp_path: Path) -> None:
         f"ports.jsonl:9: effective_to: {JAN_2_MS}: must be later than its beginning, {JAN_2_MS}",
         f"ports.jsonl:10: third_parties.from: 'soon': {TIME_ALLOWED}",
         "ports.jsonl:11: third_parties[0].enterprise_id: None: is required",
-        "ports.jsonl:12: caps.hours: (22, 8): must be [from, to] with 0 <= from < to <= 24",
+        "ports.jsonl:12: caps.hours: (22, 22): must be [from, to], from 0 to 23, to 1 to 24, not the same",
         "ports.jsonl:13: caps.per_day: {'per_day': 'many'}: Expected `int | null`, got `str`",
         "signatures.jsonl:1: extension: '123': must be digits, with access_port at most 20",
         "signatures.jsonl:2: extension: 'x': must be digits, with access_port at most 20",
