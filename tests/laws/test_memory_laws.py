@@ -12,14 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.batch import empty_batch
+from detectors.compliance.quiet_hours import QuietHoursDetector
 from detectors.forgetting import Retention
 from detectors.panes import OpenPanes
 from detectors.pipeline import Outcome, PartitionState, Pipeline
-from detectors.registry import Filing, PortLease, Registry
+from detectors.registry import Caps, Filing, PortLease, Registry
 from detectors.signature.detector import SignatureDetector
 from detectors.sublet.detector import SubletDetector
 from detectors.volume.baseline import DAY_TICKS, TICK_MS, learn
+from detectors.volume.caps import CapsDetector
 from detectors.volume.detector import VolumeDetector
+from detectors.volume.dormancy import DormancyDetector
 from streams.records import port_counts
 from streams.worker.codec import ARROW_STREAM, NDJSON, decode
 from streams.worker.image import pack, unpack
@@ -29,12 +32,19 @@ MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 LAWFUL = ("10655010", "10655020", "10655030", "10655040")
 LATECOMER = "10655050"
 LEASED = tuple(f"106900{n}0" for n in range(10, 20))
+LONG_AGO_MS = START_MS - 60 * DAY_MS
 REGISTRY = Registry(
-    ports=tuple(PortLease(access_port=port, lessee_id=f"E{n}") for n, port in enumerate(LEASED)),
+    ports=tuple(
+        PortLease(access_port=port, lessee_id=f"E{n}", caps=Caps(per_minute=10**6, per_day=10**8, hours=(10, n + 11)))
+        for n, port in enumerate(LEASED)
+    ),
     filings=(
         Filing(access_port=LEASED[0], extension="01", signature="青禾银行", enterprise_id="E0"),
         Filing(access_port=LEASED[0], extension="01", signature="蓝鲸物流", enterprise_id="E0"),
-        Filing(access_port=LEASED[1], extension="02", signature="云杉教育", enterprise_id="E1"),
+        Filing(
+            access_port=LEASED[1], extension="02", signature="云杉教育", enterprise_id="E1", last_traffic=LONG_AGO_MS
+        ),
+        Filing(access_port=LEASED[2], extension="02", signature="赤松贷款", enterprise_id="E2", last_traffic=START_MS),
     ),
     version="1",
 )
@@ -43,6 +53,9 @@ NARROW = Pipeline(
         VolumeDetector(),
         SignatureDetector(offence_limit=6, rule_limit=3, port_limit=2, name_limit=2, names_limit=5),
         SubletDetector(case_limit=1, tenant_limit=2, tenants_limit=3),
+        CapsDetector(),
+        DormancyDetector(asleep_limit=1),
+        QuietHoursDetector(),
     ),
     retention=Retention(
         group_ms=40 * MINUTE_MS,

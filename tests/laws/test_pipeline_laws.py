@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from detectors.batch import SubmitBatch, empty_batch
 from detectors.contract import Alert, Pane
 from detectors.pipeline import Outcome, PartitionState, Pipeline
-from detectors.registry import Enterprise, Filing, PortLease, Registry
+from detectors.registry import Caps, Enterprise, Filing, PortLease, Registry
 from detectors.throttle import ThrottlePolicy
 from detectors.volume.baseline import DAY_TICKS, TICK_MS, Baselines, learn
 from detectors.volume.detector import VolumeDetector
@@ -23,14 +23,22 @@ from tests.rows import START_MS, Row, batch
 
 PIPELINE = Pipeline(remembered_ids=256, throttle=ThrottlePolicy(lasts_ms=60_000, most_share_ratio=1.0))
 PORTS = ("10690010", "10690020", "10655030", "106575550400")
+CAPS = (None, Caps(per_minute=2_000, per_day=15_000), Caps(hours=(9, 16)))
+MONTHS_AGO_MS = START_MS - 60 * 86_400_000
 REGISTRY = Registry(
     ports=tuple(
-        PortLease(access_port=port, lessee_id=f"E{n}", allow_self_extension=n == 1, customer_type="enterprise")
+        PortLease(
+            access_port=port,
+            lessee_id=f"E{n}",
+            allow_self_extension=n == 1,
+            customer_type="enterprise",
+            caps=CAPS[n],
+        )
         for n, port in enumerate(PORTS[:3])
     ),
     filings=(
-        Filing(access_port=PORTS[0], extension="01", signature="青禾银行", enterprise_id="E0"),
-        Filing(access_port=PORTS[1], signature="蓝鲸物流", enterprise_id="E1"),
+        Filing(access_port=PORTS[0], extension="01", signature="青禾银行", enterprise_id="E0", last_traffic=START_MS),
+        Filing(access_port=PORTS[1], signature="蓝鲸物流", enterprise_id="E1", last_traffic=MONTHS_AGO_MS),
         Filing(access_port=PORTS[2], extension="02", signature="云杉教育", enterprise_id="E2", state=2),
         Filing(access_port=PORTS[2], extension="01", signature="赤松贷款", enterprise_id="E3"),
     ),
@@ -233,6 +241,13 @@ def test_bound_state_stays_under_its_ceilings_whatever_the_key_space() -> None:
     assert tables["unleased_ports"] == (25, 25, 15_975)
     assert tables["open_alerts"] == (10, 20, 15)
     assert sizes[-1] <= 1.2 * sizes[2]
+
+
+def test_limits_are_among_what_the_laws_are_about() -> None:
+    rows = [Row(id=n, at_ms=n * 1_000, port=PORTS[1], recipients=50) for n in range(400)]
+    rows += [Row(id=400 + n, at_ms=7 * 3_600_000 + n, port=PORTS[2]) for n in range(30)]
+    opened = {alert.rule for alert in run(rows, [])[0]["alerts"] if alert.state == "open"}
+    assert opened >= {"cap-minute", "cap-day", "dormant-wakes", "quiet-hours"}
 
 
 @pytest.mark.parametrize("detector", PIPELINE.detectors, ids=lambda detector: detector.name)
