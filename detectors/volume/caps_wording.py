@@ -50,9 +50,9 @@ def summary(rule: str, breach: Breach) -> Wording:
     span = Wording("a minute", "1分钟内") if rule == "cap-minute" else Wording("today", "今日已发")
     return Wording(
         f"carried {breach.observed:,} segments {'in ' if rule == 'cap-minute' else ''}{span.en}, contracted are "
-        f"{breach.cap:,} ({breach.factor:.1f} times), above it since {_clock(breach)}; at the pace of today "
+        f"{breach.cap:,} ({breach.factor:.2f} times), above it since {_clock(breach)}; at the pace of today "
         f"{breach.projected:,} by midnight",
-        f"{span.zh}{breach.observed:,}条（计费条数），合同上限{breach.cap:,}条（{breach.factor:.1f}倍），"
+        f"{span.zh}{breach.observed:,}条（计费条数），合同上限{breach.cap:,}条（{breach.factor:.2f}倍），"
         f"自{_clock(breach)}起超限；按今日速度全天约{breach.projected:,}条",
     )
 

@@ -168,6 +168,21 @@ SCENARIOS: dict[str, Scenario] = {
             Cue("step", "parcel-3", 90, 120),
         ),
     ),
+    "limits": Scenario(
+        about="19:30 to 22:00: caps that are broken and kept, marketing and codes at night, idle ports that send",
+        start="2026-09-16T19:30",
+        minutes=150,
+        daily_submits=400_000,
+        cues=(
+            Cue("cap-minute", "login-1", 20, 10),
+            Cue("within-cap", "login-0", 30, 20),
+            Cue("cap-day", "school-0", 10, 75),
+            Cue("quiet-hours", "shop-1", 95, 40),
+            Cue("night-codes", "retail-1", 95, 40),
+            Cue("dormant", "clinic-0", 30, 60),
+            Cue("first-traffic", "clinic-1", 30, 60),
+        ),
+    ),
     "broken": Scenario(
         about="as much poison as traffic: every kind of broken record, with the fate that the contract gives it",
         start="2026-09-16T10:00",

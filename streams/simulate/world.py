@@ -155,6 +155,7 @@ class World:
             "state": 3,
             "is_gateway_signature": False,
             "effective_from": self.date(-int(self.rng.integers(40, 280))),
+            "last_traffic": self.date(0),
             "links": ["s.example"],
             "numbers": [],
             **more,

@@ -201,7 +201,10 @@ def test_any_bytes_are_accounted_for(records: list[tuple[bytes | None, bytes, in
 
 
 MARKET = Registry(
-    ports=tuple(PortLease(access_port=port, lessee_id=port, purposes=("code",)) for port in (*LAWFUL, LATECOMER)),
+    ports=tuple(
+        PortLease(access_port=port, lessee_id=port, purposes=("code",), caps=Caps(per_minute=40, per_day=1_000))
+        for port in (*LAWFUL, LATECOMER)
+    ),
     filings=tuple(
         Filing(access_port=port, extension="01", signature=f"企业{port[-2:]}", enterprise_id=port)
         for port in (*LAWFUL, LATECOMER)
@@ -209,7 +212,12 @@ MARKET = Registry(
     version="1",
 )
 TOWN = Pipeline(
-    detectors=(VolumeDetector(), SignatureDetector(offence_limit=40, rule_limit=20, port_limit=4), SubletDetector()),
+    detectors=(
+        VolumeDetector(),
+        SignatureDetector(offence_limit=40, rule_limit=20, port_limit=4),
+        SubletDetector(),
+        CapsDetector(),
+    ),
     retention=Retention(spared_ms=5 * MINUTE_MS),
     remembered_ids=4_096,
     group_limit=400,
@@ -282,7 +290,7 @@ def judged(rows: list[Row], untouched: tuple[str, ...]) -> tuple[list[Any], list
 def test_an_attack_with_new_names_takes_nothing_from_the_lawful(kind: str) -> None:
     untouched = (*LAWFUL[:3], LATECOMER)
     told, known, _ = judged(lawful(), untouched)
-    assert {alert.rule for alert in told} >= {"volume-flash", "unfiled", "foreign-enterprises"}
+    assert {alert.rule for alert in told} >= {"volume-flash", "unfiled", "foreign-enterprises", "cap-minute", "cap-day"}
     with_attack, known_with_attack, state = judged(lawful() + attacked(kind), untouched)
     assert with_attack == told
     assert known_with_attack == known

@@ -85,7 +85,7 @@ def guessed(play: Played, seed: int) -> list[dict[str, Any]]:
     return alerts
 
 
-SCENARIOS = ("festival-hour", "festival-morning", "signatures", "sublet", "flash", "ramp")
+SCENARIOS = ("festival-hour", "festival-morning", "signatures", "sublet", "flash", "ramp", "limits")
 
 
 def recall(scores: list[Score]) -> float:
@@ -114,6 +114,18 @@ def test_they_are_caught_in_time(rule: str, limit_s: float) -> None:
     ]
     assert delays
     assert median(delays) <= limit_s
+
+
+def test_limits_are_told_exactly() -> None:
+    """They need no baseline: every incident is found, and their rules speak of nothing else."""
+    rules = {"cap-minute", "cap-day", "quiet-hours", "dormant-wakes"}
+    for scenario in (*SCENARIOS, "quiet-day"):
+        for seed in SEEDS:
+            scored = played(scenario, seed).score()
+            assert [alert["rule"] for alert in scored.in_error if alert["rule"] in rules] == []
+            caught = [c for c in scored.caught if c.incident["rules"][0] in rules]
+            assert len(caught) == (4 if scenario == "limits" else 0)
+            assert all(c.alert for c in caught)
 
 
 def test_innocent_look_alikes_get_no_page() -> None:

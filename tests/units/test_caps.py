@@ -145,11 +145,11 @@ def test_a_day_is_told_once_and_until_midnight() -> None:
     assert resolved.evidence["observed"] == 4_500
     assert (opened.lessee_id, opened.detector) == ("E0", "volume")
     assert opened.summary.en == (
-        "carried 1,200 segments today, contracted are 1,000 (1.2 times), above it since 12:00; at the pace of today "
+        "carried 1,200 segments today, contracted are 1,000 (1.20 times), above it since 12:00; at the pace of today "
         "5,994 by midnight"
     )
     assert opened.summary.zh == (
-        "今日已发1,200条（计费条数），合同上限1,000条（1.2倍），自12:00起超限；按今日速度全天约5,994条"
+        "今日已发1,200条（计费条数），合同上限1,000条（1.20倍），自12:00起超限；按今日速度全天约5,994条"
     )
 
 

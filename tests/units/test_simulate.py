@@ -272,7 +272,7 @@ def test_every_cue_has_a_label_and_no_incident_is_unlabelled(name: str) -> None:
     assert labelled == cued | looks | {"bracket-in-body"} | broken
 
 
-@pytest.mark.parametrize("name", ["festival-hour", "signatures", "sublet"])
+@pytest.mark.parametrize("name", ["festival-hour", "signatures", "sublet", "limits"])
 def test_every_label_has_its_traffic(name: str) -> None:
     by_port: dict[str, list[Seen]] = {}
     for row in submits(name):
