@@ -8,11 +8,19 @@ import numpy as np
 
 from detectors.batch import Codes, Flags, Ints
 from detectors.contract import Pane
-from detectors.groups import Groups
+from detectors.groups import OVERFLOW, Groups
 from detectors.signature.masking import visible
 
 _TOP = 5
 _READ = 1_000  # of the groups of one port, the largest: it costs nothing to invent groups
+
+
+def sending(ports: Codes, number: int) -> Flags:
+    """[number of ports]: which of them have a row? Marking them is ten times as fast as sorting the rows."""
+    marks = np.zeros(number, np.bool_)
+    marks[ports] = True
+    marks[OVERFLOW] = False
+    return marks
 
 
 def by_port(ports: Codes, chosen: Codes) -> Iterator[tuple[int, Ints]]:

@@ -46,9 +46,9 @@ class Terms:
     open_hours: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))  # as bits
 
     def ask(self, ports: Codes, groups: Groups, registry: Registry, at_ms: int) -> None:
-        """Make the columns true for these ports at that moment."""
+        """Make the columns true for these ports, which may be told several times, at that moment."""
         self._keep_up(registry, at_ms, len(groups.ports))
-        for port in ports[~self.asked[ports]].tolist():
+        for port in np.unique(ports[~self.asked[ports]]).tolist():
             lease = registry.lease(groups.ports[port], at_ms)
             caps = (lease.caps if lease else None) or _NO_TERMS
             self.per_minute[port] = UNCAPPED if caps.per_minute is None else caps.per_minute

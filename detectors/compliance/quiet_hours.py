@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from detectors.batch import Codes, Flags, Ints
+from detectors.batch import Flags, Ints
 from detectors.ceilings import Ceiling
 from detectors.compliance.quiet_wording import Night, summary
 from detectors.contract import Finding, Pane, Severity
 from detectors.event_time import HOUR_MS, hour_of
-from detectors.groups import OVERFLOW, Gone, GroupKey, Groups, grown
+from detectors.groups import Gone, GroupKey, Groups, grown
 from detectors.judged import Judged
 from detectors.registry import Registry
 from detectors.senders import by_port, samples, top_senders
@@ -73,8 +73,7 @@ class QuietHoursDetector:
         if registry.is_empty:
             return []
         hour = hour_of(pane.start_ms)
-        rows = np.flatnonzero((pane.group != OVERFLOW) & (pane.recipients > 0))
-        rows = rows[self._is_outside(state, pane, pane.group[rows], hour, registry)]
+        rows = np.flatnonzero(self._is_outside(state, pane, hour, registry) & (pane.recipients > 0))
         return list(self._findings(state, pane, rows, hour, registry)) if len(rows) else []
 
     def forget(self, state: QuietHoursState, gone: Gone, groups: Groups, at_ms: int) -> None:  # noqa: ARG002 - the protocol's
@@ -86,13 +85,14 @@ class QuietHoursDetector:
     def ceilings(self, state: QuietHoursState) -> Mapping[str, Ceiling]:  # noqa: ARG002 - as above; its columns are those of `Groups`
         return {}
 
-    def _is_outside(self, state: QuietHoursState, pane: Pane, codes: Codes, hour: int, registry: Registry) -> Flags:
-        ports = pane.groups.port_of[codes]
-        state.terms.ask(np.unique(ports), pane.groups, registry, pane.start_ms)
+    def _is_outside(self, state: QuietHoursState, pane: Pane, hour: int, registry: Registry) -> Flags:
+        """Of each row of the pane. The overflow is on a port without a name, which nobody leased."""
+        ports = pane.groups.port_of[pane.group]
+        state.terms.ask(ports, pane.groups, registry, pane.start_ms)
         outside = state.terms.is_closed(ports, hour)
         if not is_open(self.marketing_hours, hour):
-            marketing = state.marketing.among(codes[~outside], is_marketing, pane.groups, registry, pane.start_ms)
-            outside |= np.isin(codes, marketing)
+            marketing = state.marketing.among(pane.group, is_marketing, pane.groups, registry, pane.start_ms)
+            outside |= np.isin(pane.group, marketing)
         return outside
 
     def _findings(

@@ -17,9 +17,9 @@ from detectors.batch import Codes, Flags, Ints
 from detectors.ceilings import Ceiling
 from detectors.contract import Finding, Pane, Severity
 from detectors.event_time import midnight
-from detectors.groups import OVERFLOW, Gone, Groups, grown
+from detectors.groups import Gone, Groups, grown
 from detectors.registry import Registry
-from detectors.senders import by_port, samples, top_senders
+from detectors.senders import by_port, samples, sending, top_senders
 from detectors.terms import UNCAPPED, Terms
 from detectors.volume.caps_wording import Breach, ruled_out, summary
 
@@ -53,6 +53,7 @@ class CapsState:
     day_since_ms: Ints = field(default_factory=_column)  # [p]
     minute_since_ms: Ints = field(default_factory=_column)  # [p]
     minute_last_ms: Ints = field(default_factory=_column)  # [p]
+    minute_carried: Ints = field(default_factory=_column)  # [p] within the minute, of ports with a cap for it
     minute: list[Sent] = field(default_factory=list)  # at most six panes
 
     def __post_init__(self) -> None:
@@ -93,16 +94,17 @@ class CapsDetector:
         return CapsState()
 
     def step(self, state: CapsState, pane: Pane, registry: Registry) -> list[Finding]:
-        rows = np.flatnonzero((pane.group != OVERFLOW) & (pane.segments > 0))
-        ports = pane.groups.port_of[pane.group[rows]]
-        self._count(state, pane, rows, ports)
-        sending = np.unique(ports)
-        state.terms.ask(sending, pane.groups, registry, pane.start_ms)
-        over_minute = self._over_the_minute(state, pane, rows, ports)
-        over_day = self._over_the_day(state, pane, sending)
+        ports = pane.groups.port_of[pane.group]  # the overflow is on a port without a name, which nobody leased
+        state.reserve(pane.groups)
+        state.terms.ask(ports, pane.groups, registry, pane.start_ms)
+        self._turn(state, pane.start_ms)
+        counts = _sums(ports, pane.segments, len(state.carried))
+        state.carried += counts
+        state.carried_by[pane.group] += pane.segments
+        sends = counts > 0
         return [
-            *self._findings("cap-minute", over_minute, state, pane, registry),
-            *self._findings("cap-day", over_day, state, pane, registry),
+            *self._findings("cap-minute", self._over_the_minute(state, pane, ports, sends), state, pane, registry),
+            *self._findings("cap-day", self._over_the_day(state, pane, sends), state, pane, registry),
         ]
 
     def forget(self, state: CapsState, gone: Gone, groups: Groups, at_ms: int) -> None:  # noqa: ARG002 - the protocol's
@@ -112,44 +114,49 @@ class CapsDetector:
         for column in (state.carried, state.day_since_ms, state.minute_since_ms, state.minute_last_ms):
             column[ports] = 0
         for sent in state.minute:
-            kept = ~np.isin(sent.group, gone.groups)
-            sent.group, sent.segments = sent.group[kept], sent.segments[kept]
+            goes = np.isin(sent.group, gone.groups)
+            self._take_back(state, groups, sent.group[goes], sent.segments[goes])
+            sent.group, sent.segments = sent.group[~goes], sent.segments[~goes]
 
     def ceilings(self, state: CapsState) -> Mapping[str, Ceiling]:  # noqa: ARG002 - as above; its columns are those of `Groups`
         return {}
 
-    def _count(self, state: CapsState, pane: Pane, rows: Ints, ports: Codes) -> None:
-        state.reserve(pane.groups)
-        today_ms = midnight(pane.start_ms)
-        if today_ms != state.day_ms:
-            state.counted_since_ms = today_ms if state.day_ms else pane.start_ms
-            state.day_ms = today_ms
+    def _turn(self, state: CapsState, start_ms: int) -> None:
+        """Begin the day, if it is another one."""
+        day_ms = midnight(start_ms)
+        if day_ms != state.day_ms:
+            state.counted_since_ms = day_ms if state.day_ms else start_ms
+            state.day_ms = day_ms
             state.carried[:] = state.carried_by[:] = state.day_since_ms[:] = 0
-        state.carried_by[pane.group[rows]] += pane.segments[rows]
-        state.carried += _sums(ports, pane.segments[rows], len(state.carried))
 
-    def _over_the_minute(self, state: CapsState, pane: Pane, rows: Ints, ports: Codes) -> Over:
-        """In the six panes that end with this one, of ports that send in it."""
-        begins_ms = pane.end_ms - _MINUTE_MS
-        capped = state.terms.per_minute[ports] < UNCAPPED
+    def _over_the_minute(self, state: CapsState, pane: Pane, ports: Codes, sends: Flags) -> Over:
+        """In the six panes that end with this one."""
+        begins_ms, n = pane.end_ms - _MINUTE_MS, len(pane.groups.ports)
+        for sent in state.minute:
+            if sent.start_ms < begins_ms:
+                self._take_back(state, pane.groups, sent.group, sent.segments)
         state.minute = [sent for sent in state.minute if sent.start_ms >= begins_ms]
-        if capped.any():
-            state.minute.append(Sent(pane.start_ms, pane.group[rows[capped]], pane.segments[rows[capped]]))
-        groups = np.concatenate([_NOBODY, *(sent.group for sent in state.minute)])
-        segments = np.concatenate([_column(), *(sent.segments for sent in state.minute)])
-        codes, place = np.unique(groups, return_inverse=True)
-        by_group = _sums(place, segments, len(codes))
-        carried = _sums(pane.groups.port_of[codes], by_group, len(state.carried))
-        sending = np.unique(ports[capped])
-        over = sending[carried[sending] > state.terms.per_minute[sending]]
+        rows = np.flatnonzero(state.terms.per_minute[ports] < UNCAPPED)
+        if len(rows):
+            sent = Sent(pane.start_ms, pane.group[rows], pane.segments[rows])
+            state.minute.append(sent)
+            state.minute_carried += _sums(ports[rows], sent.segments, len(state.minute_carried))
+        is_over = sends[:n] & (state.minute_carried[:n] > state.terms.per_minute[:n])
+        over = np.flatnonzero(is_over).astype(np.int32)
         state.minute_since_ms[over[state.minute_last_ms[over] < begins_ms]] = pane.start_ms
         state.minute_last_ms[over] = pane.start_ms
-        return Over(over, carried, state.terms.per_minute, state.minute_since_ms, codes, by_group)
+        codes, by_group = _minute_of(over, state.minute, pane.groups)
+        return Over(over, state.minute_carried, state.terms.per_minute, state.minute_since_ms, codes, by_group)
 
-    def _over_the_day(self, state: CapsState, pane: Pane, sending: Codes) -> Over:
-        is_over: Flags = state.carried[sending] > state.terms.per_day[sending]
-        state.day_since_ms[sending[~is_over]] = 0  # the cap was raised, or there is none any more
-        over = sending[is_over]
+    def _take_back(self, state: CapsState, groups: Groups, codes: Codes, segments: Ints) -> None:
+        state.minute_carried -= _sums(groups.port_of[codes], segments, len(state.minute_carried))
+
+    def _over_the_day(self, state: CapsState, pane: Pane, sends: Flags) -> Over:
+        n = len(pane.groups.ports)
+        is_over = sends[:n] & (state.carried[:n] > state.terms.per_day[:n])
+        kept = sends[:n] & ~is_over & (state.day_since_ms[:n] > 0)
+        state.day_since_ms[:n][kept] = 0  # the cap was raised, or there is none any more
+        over = np.flatnonzero(is_over).astype(np.int32)
         state.day_since_ms[over[state.day_since_ms[over] == 0]] = pane.start_ms
         codes = _groups_of(over, pane.groups)
         return Over(over, state.carried, state.terms.per_day, state.day_since_ms, codes, state.carried_by[codes])
@@ -195,7 +202,17 @@ def _sums(codes: Codes | Ints, segments: Ints, size: int) -> Ints:
 
 
 def _groups_of(ports: Codes, groups: Groups) -> Codes:
-    is_theirs = np.zeros(len(groups.ports), np.bool_)
-    is_theirs[ports] = True
-    codes = np.flatnonzero(is_theirs[groups.port_of[: len(groups.keys)]]) if len(ports) else _NOBODY
-    return codes.astype(np.int32)
+    if not len(ports):
+        return _NOBODY
+    theirs = np.flatnonzero(sending(ports, len(groups.ports))[groups.port_of[: len(groups.keys)]])
+    return theirs.astype(np.int32)
+
+
+def _minute_of(ports: Codes, minute: list[Sent], groups: Groups) -> tuple[Codes, Ints]:
+    """What the groups of these ports carried in it: codes, segments."""
+    codes = _groups_of(ports, groups)
+    by_group = np.zeros(len(codes), np.int64)
+    for sent in minute if len(codes) else ():
+        mine = np.isin(sent.group, codes)
+        by_group[np.searchsorted(codes, sent.group[mine])] += sent.segments[mine]
+    return codes, by_group

@@ -16,9 +16,9 @@ from detectors.batch import Codes, Ints
 from detectors.ceilings import Ceiling
 from detectors.contract import Finding, Pane, Severity
 from detectors.event_time import DAY_MS
-from detectors.groups import OVERFLOW, Gone, Groups, grown
+from detectors.groups import Gone, Groups, grown
 from detectors.registry import Registry
-from detectors.senders import by_port, samples, top_senders
+from detectors.senders import by_port, samples, sending, top_senders
 from detectors.volume.dormancy_wording import Silence, Wake, evidence, ruled_out, summary
 
 DORMANT_MS = 30 * DAY_MS
@@ -62,14 +62,12 @@ class DormancyDetector:
         if not state.pane_ms or now_ms - state.pane_ms > _GAP_MS:
             state.watched_since_ms = now_ms
         state.pane_ms = now_ms
-        ports = np.unique(groups.port_of[pane.group])
-        ports = ports[ports != OVERFLOW]
-        for port in ports[state.last_ms[ports] <= now_ms - DORMANT_MS].tolist():
+        sent = sending(groups.port_of[pane.group], len(state.last_ms))
+        for port in np.flatnonzero(sent & (state.last_ms <= now_ms - DORMANT_MS)).tolist():
             self._wake(state, port, groups.ports[port], now_ms, registry)
-        state.last_ms[ports] = now_ms
-        awake = [port for port, wake in state.wakes.items() if wake.woken_ms > now_ms - AWAKE_MS]
-        sending = ports[np.isin(ports, awake)] if awake else ports[:0]
-        return list(self._findings(state, pane, sending, registry)) if len(sending) else []
+        np.copyto(state.last_ms, now_ms, where=sent)
+        awake = sorted(port for port, wake in state.wakes.items() if sent[port] and wake.woken_ms > now_ms - AWAKE_MS)
+        return list(self._findings(state, pane, np.array(awake, np.int32), registry)) if awake else []
 
     def forget(self, state: DormancyState, gone: Gone, groups: Groups, at_ms: int) -> None:
         over = [port for port, wake in state.wakes.items() if wake.woken_ms <= at_ms - AWAKE_MS]

@@ -81,6 +81,34 @@ def test_a_minute_rolls() -> None:
     ]
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.integers(1, 60)), min_size=1, max_size=60),
+    st.lists(st.integers(0, 60), max_size=4),
+)
+def test_the_minute_is_the_sum_of_six_panes_whatever_is_restarted(
+    sends: list[tuple[int, int, int]], stops: list[int]
+) -> None:
+    """Told at the first pane that makes more than the cap with the five before it, and by whom."""
+    partition = watched(per_minute=100)
+    for n, (pane, extension, recipients) in enumerate(sorted(sends)):
+        if n in stops:
+            partition.restart()
+        partition.send(Row(id=0, at_ms=pane * PANE_MS, recipients=recipients, extension=f"0{extension}"))
+    partition.pass_to(DAY_MS)
+    minutes = {last: [row for row in sends if last - 6 < row[0] <= last] for last in sorted({row[0] for row in sends})}
+    breach = next(((last, rows) for last, rows in minutes.items() if sum(r for *_, r in rows) > 100), None)
+    opened = next(iter(partition.told()), None)
+    assert (opened is None) == (breach is None)
+    if opened and breach:
+        last, rows = breach
+        assert opened.first_seen_ms == START_MS + last * PANE_MS
+        assert opened.evidence["observed"] == sum(r for *_, r in rows)
+        by_extension = {f"0{e}": sum(r for _, other, r in rows if other == e) for _, e, _ in rows}
+        told = {line["extension"]: line["segments"] for line in opened.evidence["top_full_ports"]}
+        assert told == by_extension
+
+
 @pytest.mark.parametrize(
     ("segments", "severity"),
     [(101, Severity.INFO), (109, Severity.INFO), (110, Severity.WARNING), (200, Severity.CRITICAL)],
