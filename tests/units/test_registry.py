@@ -27,7 +27,7 @@ LEASE = PortLease(
     authorised_to=JAN_2_MS,
     third_parties=(ThirdParty(enterprise_id="B", since=JAN_1_MS, to=JAN_2_MS), ThirdParty(enterprise_id="C")),
     paths=(RoutePath(account="acc-1", role="recovery"),),
-    caps=Caps(per_minute=100, hours=(8, 22)),
+    caps=Caps(per_minute=100, hours=(22, 8)),
     protected=True,
     effective_from=JAN_1_MS,
 )
@@ -87,7 +87,7 @@ def test_jsonl_rows_with_every_spelling_of_a_time(tmp_path: Path) -> None:
                     {"enterprise_id": "C", "from": None, "to": ""},
                 ],
                 paths=[{"account": "acc-1", "role": "recovery"}],
-                caps={"per_minute": 100, "hours": [8, 22]},
+                caps={"per_minute": 100, "hours": [22, 8]},
                 protected=True,
                 effective_from=JAN_1_MS,
                 effective_to=None,
@@ -115,7 +115,7 @@ def test_csv_says_the_same_as_jsonl(tmp_path: Path) -> None:
         '"[""code"", ""marketing""]",true,2026-01-01,2026-01-02,'
         '"[{""enterprise_id"": ""B"", ""from"": ""2026-01-01"", ""to"": ""2026-01-02""}, {""enterprise_id"": ""C""}]",'
         '"[{""account"": ""acc-1"", ""role"": ""recovery""}]",'
-        f'"{{""per_minute"": 100, ""hours"": [8, 22]}}",1,{JAN_1_MS},\r\n',
+        f'"{{""per_minute"": 100, ""hours"": [22, 8]}}",1,{JAN_1_MS},\r\n',
         signatures="access_port,extension,signature,carrier,purpose,state,is_gateway_signature,effective_from,links\n"
         "10690010,01,某某科技,mobile,code,2,true,2026-01-01,a.example/x; b.example\n",
     )
