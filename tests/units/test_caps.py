@@ -206,6 +206,16 @@ def test_the_day_turns_in_shanghai_and_the_last_pane_belongs_to_it() -> None:
     assert len({alert.alert_id for alert in partition.told()}) == 2
 
 
+def test_a_day_inherits_nothing_and_is_counted_from_midnight_whenever_its_first_submit_comes() -> None:
+    partition = watched(per_day=100)
+    partition.send(Row(id=0, recipients=90, extension="01"))
+    partition.send(Row(id=0, at_ms=MIDNIGHT_MS + 3 * HOUR_MS, recipients=101, extension="02"))
+    partition.pass_to(2 * DAY_MS)
+    (alert,) = partition.told()
+    assert alert.evidence["counted_since_ms"] == START_MS + MIDNIGHT_MS
+    assert alert.evidence["top_full_ports"] == [{"extension": "02", "segments": 101}]
+
+
 def test_what_was_not_watched_is_not_counted_and_that_is_told() -> None:
     partition = watched(per_day=100)
     partition.send(Row(id=0, at_ms=5 * HOUR_MS, recipients=200))
@@ -268,6 +278,19 @@ def test_a_cap_that_is_raised_is_not_broken_any_more() -> None:
     partition.send(Row(id=0, at_ms=2 * HOUR_MS, recipients=1_000))
     partition.pass_to(MIDNIGHT_MS)
     assert [(a.state, a.evidence["observed"]) for a in partition.alerts] == [("open", 200), ("resolved", 200)]
+
+
+def test_since_when_is_told_of_the_cap_in_force() -> None:
+    partition = watched(per_day=100)
+    for hour, cap in enumerate((100, 10_000, 50)):
+        partition.registry = leased(str(hour), per_day=cap)
+        partition.send(Row(id=0, at_ms=hour * HOUR_MS, recipients=200))
+        partition.pass_to(hour * HOUR_MS + MINUTE_MS)
+    partition.pass_to(MIDNIGHT_MS)
+    assert [(a.state, a.evidence["since_ms"] - START_MS) for a in partition.alerts] == [
+        ("open", 0),
+        ("resolved", 2 * HOUR_MS),
+    ]
 
 
 def test_a_lease_with_dates_changes_by_itself() -> None:

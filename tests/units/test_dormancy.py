@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detectors.contract import PANE_MS, Severity
 from detectors.event_time import DAY_MS, HOUR_MS
 from detectors.forgetting import FORGET_MS
+from detectors.groups import Gone
 from detectors.registry import Filing, PortLease, Registry
 from detectors.volume.dormancy import DormancyDetector
 from tests.partition import Partition
@@ -206,6 +208,23 @@ def test_we_know_better_than_the_registry() -> None:
     assert wakes(partition) == [(PORT, 89, "filed")]  # the first time, not the second
 
 
+def test_a_registry_that_missed_what_we_saw_proves_nothing() -> None:
+    """We were away for some days after the port had sent; the registry was not, but does not know that it had."""
+    partition = watching(known(filed(1), filed(-20, BUSY)))
+    partition.send(Row(id=0, port=PORT))
+    days(partition, range(6, 32))
+    partition.send(Row(id=0, at_ms=32 * DAY_MS, port=PORT))
+    assert wakes(partition) == []
+
+
+def test_a_date_in_the_future_hides_nothing() -> None:
+    partition = watching(known(filed(-1_000), filed(1, BUSY)))
+    partition.send(Row(id=0, port=PORT))
+    days(partition, range(1, 40))
+    partition.send(Row(id=0, at_ms=40 * DAY_MS, port=PORT))
+    assert wakes(partition) == [(PORT, 40, "watched")]
+
+
 def test_a_worker_without_registry_that_came_yesterday_claims_nothing() -> None:
     partition = watching(Registry())
     days(partition, range(2))
@@ -239,6 +258,19 @@ def test_retries_alone_are_a_sign_of_life_and_no_messages() -> None:
     days(partition, range(21, 40))
     partition.send(Row(id=0, at_ms=40 * DAY_MS, port=PORT))
     assert wakes(partition) == []
+
+
+def test_a_port_that_is_forgotten_while_awake_leaves_nothing_to_its_heir() -> None:
+    partition = after(40)
+    partition.pass_to(40 * DAY_MS + HOUR_MS)
+    detector, state, groups = partition.detectors[0], partition.state.detectors["dormancy"], partition.state.groups
+    code = groups.port_code(PORT)
+    assert code in state.wakes
+    none, gone = np.zeros(0, np.int32), np.array([code], np.int32)
+    detector.forget(state, Gone(none, gone), groups, partition.state.clock_ms)
+    assert code not in state.wakes
+    assert state.last_ms[code] == 0
+    assert state.asleep[PORT] == START_MS + 40 * DAY_MS + PANE_MS
 
 
 def test_what_is_over_is_not_kept() -> None:

@@ -145,6 +145,20 @@ def test_a_night_is_one_episode_and_the_next_night_another() -> None:
     assert opened(MARKET, *sorted(rows, key=lambda row: row.at_ms)) == [NINE_PM_MS, NINE_PM_MS + DAY_MS]
 
 
+def test_a_night_is_counted_by_itself() -> None:
+    partition = Partition(MARKET, (QuietHoursDetector(),))
+    partition.send(*hourly(48))
+    partition.pass_to(3 * DAY_MS)
+    assert [(alert.state, alert.evidence["messages"]) for alert in partition.alerts] == [
+        ("open", 50),
+        ("updated", 500),  # at six in the morning
+        ("resolved", 550),
+        ("open", 50),
+        ("updated", 500),
+        ("resolved", 550),
+    ]
+
+
 def test_a_restart_goes_on_with_the_night() -> None:
     partition = Partition(MARKET, (QuietHoursDetector(),))
     partition.send(Row(id=0, at_ms=NINE_PM_MS, recipients=12, extension="01", account="a"))
