@@ -60,6 +60,7 @@ topics_app = _group("topics", "The Kafka topics that portwatch reads and writes.
 feed_app = _group("feed", "Send what a gateway wrote to the topic of submits.", RUN)
 state_app = _group("state", "What the workers know, as their checkpoints on Kafka hold it.", REPAIR)
 dlq_app = _group("dlq", "Rejected submits: see why, and send them again.", REPAIR)
+backtest_app = _group("backtest", "The detectors on data of your own, as it was then.", TRY)
 
 
 def main() -> None:
@@ -500,6 +501,56 @@ def learn(
     from streams.registry import load_folder
 
     say(f"learnt the history of {learn_files(files, load_folder(registry), state_out):,} ports")
+
+
+@backtest_app.command("counts")
+def backtest_counts(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE.csv... | DIR",
+            exists=True,
+            help="Series, a file each, with the columns timestamp and value; or a folder of them.",
+            show_default=False,
+        ),
+    ],
+    tick: Annotated[
+        str | None, typer.Option(metavar="10s..1d", help="Length of a tick.", show_default="inferred, per file")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; a folder for several inputs, or for a folder.", show_default="stdout"),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw it as well: a PNG file, or a folder for several.", show_default=False)
+    ] = None,
+) -> None:
+    """Judge series of your own tick by tick, as if they came in just now: what was expected, how odd is what came?
+
+    Out comes timestamp,observed,expected,low,high,surprise,alert: low to high is the usual range, surprise is -log10 of
+    the chance to be that far off, alert is 1 while an episode is open. Nothing has to be set: docs/backtest.md.
+
+    Examples: `portwatch backtest counts 2025.csv --out scores.csv --plot scores.png`,
+    `portwatch backtest counts ports/ --tick 5m --out scores/`
+    """
+    from streams.backtest import counts
+    from streams.backtest.ticks import TickError, tick_ms
+
+    try:
+        tick_of_all = tick_ms(tick) if tick else None
+        places = counts.jobs(paths, out, plot)
+    except (TickError, counts.UsageError) as error:
+        raise typer.BadParameter(str(error), param_hint="--tick" if isinstance(error, TickError) else None) from None
+    draw: counts.Draw | None = None
+    if plot:
+        from streams.backtest import picture
+
+        draw = picture.draw
+    reports = counts.run(places, tick_of_all, draw, say)
+    for line in counts.summary(reports):
+        say(line)
+    if len(reports) < len(places):
+        raise typer.Exit(COULD_NOT)
 
 
 @app.command(rich_help_panel=TRY)
