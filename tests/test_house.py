@@ -39,7 +39,7 @@ IMPURE_ATTRIBUTE = re.compile(r".*\.(now|utcnow|today|uuid1|uuid4)|(np|numpy)\.r
 IMPURE_BUILTINS = {"open", "print", "input", "exec", "eval"}
 
 # What a room of streams/ may import of the other rooms. Modules beside the rooms serve all of them.
-ROOMS = {"feeds": set[str](), "noc": set[str](), "simulate": set[str](), "worker": {"noc"}}
+ROOMS = {"backtest": {"feeds"}, "feeds": set[str](), "noc": set[str](), "simulate": set[str](), "worker": {"noc"}}
 COMPOSERS = {"streams.cli", "streams.demo"}
 
 

@@ -129,7 +129,8 @@ def run(places: Sequence[Job], tick_ms: int | None, draw: Draw | None, say: Call
     """Do the jobs, with progress on stderr; `say` hears what is wrong in which file. A file that can't be used is
     without a report. Raises OSError where an output can't be written."""
     reports = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         reading = progress.add_task("read", total=sum(job.file.stat().st_size for job in places))
         judging, writing = (progress.add_task(what, total=0) for what in ("judge", "write"))
         for batch in _batches(places, tick_ms, say, lambda size: progress.advance(reading, size)):

@@ -88,10 +88,11 @@ def read(file: Path, problems: Problems, progress: Callable[[int], None] = lambd
 
 
 def _content(file: Path, raw: BinaryIO) -> BinaryIO:
-    return cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if file.suffix == ".gz" else raw
+    return cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if file.suffix.lower() == ".gz" else raw
 
 
 def _advance(raw: BinaryIO, progress: Callable[[int], None]) -> Callable[[], None]:
+    """Tells how far the file is read by now, packed or not; a pipe does not know."""
     told = 0
 
     def advance() -> None:
@@ -99,7 +100,7 @@ def _advance(raw: BinaryIO, progress: Callable[[int], None]) -> Callable[[], Non
         progress(raw.tell() - told)
         told = raw.tell()
 
-    return advance
+    return advance if raw.seekable() else lambda: None
 
 
 def _parts(content: BinaryIO, problems: Problems, advance: Callable[[], None]) -> Iterator[Rows]:
@@ -145,20 +146,18 @@ class Columns:
         """The rows of lines, the first of which has that number."""
         is_quoted = b'"' in b"".join(lines)
         fields = [_fields(line, self.delimiter) if is_quoted else line.split(self.delimiter) for line in lines]
-        try:
-            texts = [row[self.stamp].strip() for row in fields]
-            values = [row[self.value] for row in fields]
-        except IndexError:
-            width = max(self.stamp, self.value) + 1
+        width = max(self.stamp, self.value) + 1
+        if min(map(len, fields)) < width:
             fields = [row + [b""] * (width - len(row)) for row in fields]
-            texts = [row[self.stamp].strip() for row in fields]
-            values = [row[self.value] for row in fields]
+        texts = [row[self.stamp].strip() for row in fields]
+        values = [row[self.value] for row in fields]
         stamp = np.array(texts, f"S{min(max(map(len, texts)), stamps.LONGEST) or 1}")
         time_ms = stamps.parse(stamp)
         has_time = time_ms != stamps.NO_TIME
         for row in np.flatnonzero(~has_time).tolist():
             if any(map(bytes.strip, fields[row])):
                 problems.add(first + row, f"timestamp: {_shown(texts[row])} is no time: {stamps.ALLOWED}")
+            values[row] = b"nan"  # one problem of a row is enough
         value = _numbers(values, first, problems)
         return Rows(time_ms[has_time], stamp[has_time], value[has_time])
 
@@ -168,7 +167,10 @@ def _fields(line: bytes, delimiter: bytes) -> list[bytes]:
     if b'"' not in line:
         return line.split(delimiter)
     text = line.decode("latin-1").rstrip("\r")  # any byte is a letter of latin-1, and comes back as it was
-    return [field.encode("latin-1") for field in next(csv.reader([text], delimiter=delimiter.decode()))]
+    try:
+        return [field.encode("latin-1") for field in next(csv.reader([text], delimiter=delimiter.decode()))]
+    except csv.Error:
+        return [line]
 
 
 def _numbers(texts: Sequence[bytes], first: int, problems: Problems) -> Floats:

@@ -1,21 +1,20 @@
 """Backtests: what files may look like, which tick a row is of, and that a file's output depends on its past alone."""
 
 import gzip
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from detectors.batch import Floats, Ints
-from detectors.volume.series import SeriesDetector
 from streams.backtest import counts, runs, stamps, table, ticks
 from streams.backtest.table import Problems, Rows, TableError, read
 from streams.backtest.ticks import Grid, Series, TickError
@@ -154,7 +153,7 @@ def test_what_is_wrong_with_a_row_is_told_by_its_line(tmp_path: Path) -> None:
 
     assert [(stamp[-2:], value) for _, stamp, value in content(found) if not math.isnan(value)] == [(b"00", 1.0)]
     assert found.stamp.tolist() == [b"2015-09-01 00:%02d" % minute for minute in range(0, 30, 5)]
-    assert problems.count == 8
+    assert problems.count == 7
     allowed = "ISO 8601, or epoch seconds or milliseconds, from 1900 to 2199"
     assert list(problems.told()) == [
         'line 3: value: "abc" is not a number',
@@ -162,7 +161,7 @@ def test_what_is_wrong_with_a_row_is_told_by_its_line(tmp_path: Path) -> None:
         f'line 7: timestamp: "?" is no time: {allowed}',
         'line 8: value: "inf" is not finite',
         f'line 10: value: "\\u001b[2J{"z" * 36}..." is not a number',
-        "3 more rows have problems",
+        "2 more rows have problems",
     ]
 
 
@@ -190,10 +189,37 @@ def test_an_archive_cut_short_says_so(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_left_out_and_told(tmp_path: Path) -> None:
-    text = "timestamp,value\n2015-09-01 00:00,1\n" + "9" * 3_000_000 + "\n2015-09-01 00:05,2.5\n2015-09-01,x\n"
+    rows = ["timestamp,value", "2015-09-01 00:00,1", "9" * 3_000_000, "2015-09-01 00:05,2.5", "2015-09-01,x"]
+    rows.append('"' + "8" * 999_000)  # longer than the csv module bears
     problems = Problems()
-    assert content(read(written(tmp_path / "a.csv", text), problems))[::2] == PLAIN
-    assert list(problems.told()) == ["line 3: is longer than 1,000,000 bytes", 'line 5: value: "x" is not a number']
+    assert content(read(written(tmp_path / "a.csv", "\n".join(rows)), problems))[::2] == PLAIN
+    overlong, value, quoted = problems.told()
+    assert overlong == "line 3: is longer than 1,000,000 bytes"
+    assert value == 'line 5: value: "x" is not a number'
+    assert quoted.startswith('line 6: timestamp: "\\"888')
+
+
+tokens = st.sampled_from(
+    [
+        *(b",", b"\n", b"\r\n", b'"', b";", b" ", b"\0", b"\xff", b"-", b":", b"T", b"Z", b"+08:00", b"1e400", b"nan"),
+        *(b"2015-09-01", b"00:00", b"1441036800", b"9999-12-31", b"timestamp", b"value", b".5", b"\n2015-09-02,7\n"),
+    ]
+)
+
+
+@given(st.lists(tokens, max_size=60).map(b"".join), st.booleans())
+def test_whatever_is_in_a_file_it_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, text: bytes, has_header: bool
+) -> None:
+    file = written(tmp_path_factory.getbasetemp() / "any.csv", (b"timestamp,value\n" if has_header else b"") + text)
+    with suppress(TableError):
+        rows = read(file, Problems())
+        assert (rows.time_ms >= stamps.EARLIEST_MS).all()
+        assert not np.isinf(rows.value).any()
+        one = Series.of(rows, None)
+        assert (np.diff(one.tick) > 0).all()
+        for stretch in one.stretches():
+            assert len(stretch.stamps()) == len(stretch.observed()) == len(stretch)
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.integers(3, 12))
@@ -276,9 +302,9 @@ def test_a_row_a_little_early_or_late_is_of_its_own_tick() -> None:
 )
 def test_jitter_makes_no_empty_and_no_double_tick(late: list[float], tick_ms: int, start_ms: int) -> None:
     times = evenly(len(late), tick_ms, SEPTEMBER_MS + start_ms) + (np.array(late) * tick_ms).astype(np.int64)
-    found = Grid.of(times, tick_ms).ticks(times)
-    if Grid.of(times, tick_ms).is_regular:
-        assert np.diff(found).tolist() == [1] * (len(late) - 1)
+    grid = Grid.of(times, tick_ms)
+    assume(grid.is_regular)  # few rows may all but one be late
+    assert np.diff(grid.ticks(times)).tolist() == [1] * (len(late) - 1)
 
 
 def test_days_and_hours_are_those_of_shanghai() -> None:
@@ -493,7 +519,7 @@ def test_bad_rows_are_told_and_do_no_harm(tmp_path: Path) -> None:
     "row", ["2015-09-01 00:00:00,5", "2015-09-01 00:00:00,-1e308", "1970-01-01,1", "2199-12-30,1e308"]
 )
 def test_odd_files_of_few_rows_are_judged(tmp_path: Path, row: str) -> None:
-    assert backtest(saved(tmp_path / "a.csv", [row])).stdout.splitlines()[1].startswith(row.split(",")[0])
+    assert backtest(saved(tmp_path / "a.csv", [row])).stdout.splitlines()[1].startswith(row.partition(",")[0] + ",")
     done = backtest(saved(tmp_path / "a.csv", [*day_of(1), row]))
     assert (done.exit_code, len(done.stdout.splitlines())) == (0, 866 if "2015" not in row else 865)
 

@@ -51,7 +51,8 @@ def test_help_teaches_and_comes_at_once() -> None:
 @pytest.mark.parametrize(
     "command",
     ["registry check", "registry load", "topics create", "topics check", "dlq show", "dlq export", "dlq replay",
-     "feed jsonl", "feed kannel", "doctor", "simulate", "worker", "learn", "replay", "demo"],
+     "feed jsonl", "feed kannel", "doctor", "simulate", "worker", "learn", "replay", "demo",
+     "backtest counts"],
 )  # fmt: skip
 def test_every_command_has_an_example_of_itself(command: str) -> None:
     done = run(*command.split(), "--help")
