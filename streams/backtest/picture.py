@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from detectors.batch import Flags, Floats
 from streams.backtest.runs import Judged
@@ -23,12 +24,14 @@ from streams.backtest.stamps import SHANGHAI_MS
 
 COLUMNS = 3_000
 """Of a picture, at most; more would share their pixels."""
-HIGHEST = 1e300
-"""Axes have no room for what is beyond."""
+HIGHEST = 1e200
+"""Beyond it axes, which reckon with margins and squares, overflow."""
 OFF_SCALE = 20
 """The scale is logarithmic when the largest value is so many times the largest usual one, which else were flat."""
+USUAL_SURPRISE = 5.0
+"""Once in 100,000 ticks; what is below it should be seen beside a surprise of thousands."""
 
-_INK, _BLUE, _RED = "#222222", "#2a6fb0", "#d62728"
+_INK, _BLUE, _RED = "#222222", "#1f77d0", "#d62728"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,13 +71,18 @@ def draw(file: Path, title: str, parts: Sequence[Judged]) -> None:
 
 def _draw_values(axes: Axes, curves: Curves) -> None:
     axes.fill_between(curves.time, curves.low, curves.high, color=_BLUE, alpha=0.25, lw=0, label="low to high")
-    axes.plot(curves.time, curves.expected, color=_BLUE, lw=1, label="expected")
-    axes.fill_between(curves.time, curves.least, curves.most, color=_INK, lw=0.7)
-    axes.plot(curves.time, curves.most, color=_INK, lw=0.7, marker=".", ms=2, label="observed")
-    usual = _largest(curves.low, curves.high, curves.expected)
-    if _largest(curves.least, curves.most) > OFF_SCALE * usual > 0:
-        axes.set_yscale("symlog", linthresh=usual)
+    axes.fill_between(curves.time, curves.least, curves.most, color=_INK, lw=0.6)
+    axes.plot(curves.time, curves.most, color=_INK, lw=0.6, marker=",", label="observed")
+    axes.plot(curves.time, curves.expected, color=_BLUE, lw=1.6, label="expected")
+    _show_all(axes, _largest(curves.least, curves.most), _largest(curves.low, curves.high, curves.expected))
     axes.legend(loc="upper left", ncols=4, fontsize="small")
+
+
+def _show_all(axes: Axes, largest: float, usual: float) -> None:
+    if largest > OFF_SCALE * usual > 0:
+        axes.set_yscale("symlog", linthresh=usual, linscale=np.log10(largest / usual))
+        axes.yaxis.set_major_locator(few := SymmetricalLogLocator(base=10, linthresh=usual))
+        few.set_params(numticks=5)
 
 
 def _largest(*numbers: Floats) -> float:
@@ -83,6 +91,7 @@ def _largest(*numbers: Floats) -> float:
 
 def _draw_surprises(axes: Axes, curves: Curves) -> None:
     axes.fill_between(curves.time, 0, curves.surprise, step="mid", color=_INK, lw=0.7)
+    _show_all(axes, _largest(curves.surprise), USUAL_SURPRISE)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("surprise")
     locator = AutoDateLocator()

@@ -11,6 +11,7 @@ import numpy as np
 
 from detectors.batch import Floats
 from detectors.volume.series import SeriesDetector, SeriesState
+from streams.backtest.table import LARGEST
 from streams.backtest.ticks import Stretch
 
 STEP_COST = 300
@@ -104,6 +105,7 @@ def _steps(detector: SeriesDetector, state: SeriesState, start_ms: int, tick_ms:
     said = np.empty((5, *values.shape))
     for row, now in enumerate(values):
         scores = detector.step(state, start_ms + row * tick_ms, now)
-        for place, score in enumerate((scores.expected, scores.low, scores.high, scores.surprise, scores.alert)):
+        surprise = np.minimum(scores.surprise, LARGEST)  # CSV and axes have no infinity
+        for place, score in enumerate((scores.expected, scores.low, scores.high, surprise, scores.alert)):
             said[place, row] = score
     return said

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from detectors.batch import Floats, Ints
-from streams.backtest import counts, runs, stamps, table, ticks
+from streams.backtest import counts, picture, runs, stamps, table, ticks
+from streams.backtest.runs import Judged
 from streams.backtest.table import Problems, Rows, TableError, read
 from streams.backtest.ticks import Grid, Series, TickError
 from streams.cli import app
@@ -408,6 +409,24 @@ def test_a_thousand_series_of_one_time_are_one_run() -> None:
     assert (len(run.stretches), run.stop - run.start) == (1_000, 54)
 
 
+def test_a_picture_keeps_every_spike_of_a_long_series() -> None:
+    values = np.full(picture.COLUMNS * 10, 5.0)
+    values[[1_234, 23_456]] = 99, 0
+    (stretch,) = series(evenly(len(values), 10_000), values).stretches()
+    scores = np.full((5, len(values)), 1.0)
+    scores[3:, :] = 0
+    scores[3:, 23_456] = 40, 1
+
+    curves = picture.curves_of([Judged(stretch, scores)])
+
+    assert len(curves.time) == picture.COLUMNS + 1
+    assert curves.time[0] == np.datetime64("2015-09-01T00:00")
+    assert np.isnan(curves.most[-1]), "what is behind is not joined to it"
+    assert np.flatnonzero(curves.most > 5).tolist() == [123]
+    assert np.flatnonzero(curves.least < 5).tolist() == [2_345]
+    assert np.flatnonzero(curves.surprise > 0).tolist() == np.flatnonzero(curves.alert).tolist() == [2_345]
+
+
 # ---- the command
 
 
@@ -484,6 +503,19 @@ def test_batches_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     backtest(tmp_path / "in", "--out", tmp_path / "many")
     for seed in range(6):
         assert (tmp_path / "one" / f"{seed}.csv").read_bytes() == (tmp_path / "many" / f"{seed}.csv").read_bytes()
+
+
+def test_every_file_gets_its_picture(tmp_path: Path) -> None:
+    far = ["1970-01-01 00:00,1", "2100-01-01 00:00,1e308", "2100-01-01 00:05,-1e308", "2100-01-01 00:10,"]
+    for name, rows in {"a": day_of(1), "$x^$ 号码": day_of(2), "one": ["2015-09-01,1"], "far": far}.items():
+        saved(tmp_path / "in" / f"{name}.csv", rows)
+
+    done = backtest(tmp_path / "in", "--out", tmp_path / "out", "--plot", tmp_path / "pictures")
+
+    assert done.exit_code == 0
+    pictures = {file.name: file.read_bytes() for file in (tmp_path / "pictures").iterdir()}
+    assert pictures.keys() == {"a.png", "$x^$ 号码.png", "one.png", "far.png"}
+    assert {content[:8] for content in pictures.values()} == {b"\x89PNG\r\n\x1a\n"}
 
 
 def test_a_folder_is_read_anew_without_what_was_written_into_it(tmp_path: Path) -> None:
