@@ -14,8 +14,8 @@ from detectors.volume.series import SeriesDetector, SeriesState
 from streams.backtest.table import LARGEST
 from streams.backtest.ticks import Stretch
 
-STEP_COST = 300
-"""Of a step, in units of what it costs more with one more series: about 150 numpy calls to 150 elements."""
+STEP_COST = 3_000
+"""Of a step, in units of what it costs more with one more series. Measured: 1.45 ms with one series, 1.9 with 1,000."""
 BLOCK = 1_024
 """Ticks that are prepared and put away together."""
 
