@@ -51,13 +51,20 @@ RULES: dict[str, Rule] = {
     "volume-flash": Rule(
         "volume",
         Wording("Sudden flood on a port", "端口流量突增"),
-        5 * MINUTE_MS,
+        10 * MINUTE_MS,
         legal_basis=(_PORT_ACCESS_2021,),
         throttle_from=Severity.CRITICAL,
     ),
     "volume-ramp": Rule(
         "volume", Wording("Slow rise on a port", "端口流量缓升"), 30 * MINUTE_MS, legal_basis=(_PORT_ACCESS_2021,)
     ),
+    "volume-step": Rule(
+        "volume",
+        Wording("A port stays high after a jump", "端口流量持续偏高"),
+        30 * MINUTE_MS,
+        legal_basis=(_PORT_ACCESS_2021,),
+    ),
+    "volume-silence": Rule("volume", Wording("A busy port has fallen silent", "端口流量中断"), 30 * MINUTE_MS),
     "missing": _signature("No signature where one is due", "缺少签名", _TRUE_SENDER),
     "unfiled": _signature("Signature that nobody filed", "签名未报备", _SIGNATURE_RULES_2021),
     "wrong-port": _signature("Signature filed for another port", "签名超范围使用", _SIGNATURE_RULES_2021),

@@ -11,8 +11,8 @@ from msgspec import Meta
 from detectors.groups import Groups
 from detectors.pipeline import Pipeline
 from detectors.registry import Registry
-from detectors.volume.baseline import TICK_MS, learn
 from detectors.volume.detector import VolumeDetector
+from detectors.volume.ports import TICK_MS, learn
 from streams.contract import EARLIEST_MS, LATEST_MS
 from streams.state_file import save
 

@@ -22,6 +22,7 @@ from detectors.contract import PANE_MS, AlertState
 from detectors.pipeline import Outcome, PartitionState, Pipeline, Tally
 from detectors.registry import Registry
 from detectors.volume.detector import VolumeDetector, VolumeState
+from detectors.volume.ports import GRID
 from streams.contract import DeadLetter
 from streams.records import encode
 from streams.state_file import load, save
@@ -139,7 +140,7 @@ def _name(file: Path) -> str:
 
 def _has_history(state: PartitionState) -> bool:
     volume: VolumeState = state.detectors[VolumeDetector().name]
-    return bool(volume.seeds) or bool(volume.baseline.classes.ready.any())
+    return bool(volume.seeds) or bool(volume.watch.baseline.classes.ready(GRID).any())
 
 
 def run(

@@ -10,8 +10,9 @@ import numpy as np
 from aiokafka.partitioner import murmur2
 
 from detectors.pipeline import PartitionState, Pipeline
-from detectors.volume.baseline import Baselines, select
+from detectors.volume.baseline import select
 from detectors.volume.detector import VolumeDetector
+from detectors.volume.ports import GRID, Baselines
 from streams.worker.image import ImageError, pack, unpack
 
 
@@ -52,7 +53,7 @@ def seeding(known: Baselines | None, partitions: int) -> Callable[[PartitionStat
     def seed(state: PartitionState, partition: int) -> None:
         own = np.flatnonzero(home == partition)
         ports = [known.ports[row] for row in own.tolist()]
-        share = Baselines(ports, select(known.history, own), known.classes)
+        share = Baselines(ports, select(known.history, own, GRID), known.classes)
         volume.seed(state.detectors[volume.name], state.groups, share)
 
     return seed

@@ -31,11 +31,11 @@ _LEVEL_DAYS = 7.0
 STRAY_DAYS = 28.0
 """Four weeks, as the profile: dispersion is a habit of the sender."""
 _LEAST_TICKS = 28.0  # of either memory, where ticks are long
-_TODAY_MS, _TODAY_TICKS = 7_200_000, 6
+_LATELY_MS, _LATELY_TICKS = 7_200_000, 6
 """The quick level follows within two hours, and within six ticks at least."""
 _FLOOR = np.float32(0.02)  # of the mean level of a series: a choice
 _FEW_MS, _FEW_TICKS = 14_400_000, 6.0
-_TODAY_WORTH = np.float32(10)  # batches that the slow level is worth against the quick one: a choice, noise of 30 %
+_LATELY_WORTH = np.float32(10)  # batches that the slow level is worth against the quick one: a choice, noise of 30 %
 _CLASS_SLOT_VARIANCE = 0.5  # relative variance of a slot of a class that was never seen: a choice, sd 70 %
 _OWN_SLOT_VARIANCE = 0.25  # of a series' slot about that of its class: a choice, sd 50 %
 _LEAST_NOISE = 0.01
@@ -122,11 +122,11 @@ class Running:
     slot_submits: F32  # [p] of the slot that is not over yet
     slot_mean: F32  # [p]
     slot_ticks: npt.NDArray[np.int16]  # [p]
-    today_submits: F32  # [p] forgetting sums of the quick level
-    today_mean: F32  # [p]
+    lately_submits: F32  # [p] forgetting sums of the quick level
+    lately_mean: F32  # [p]
     counts: F32  # [12, p] of the last ticks, by number of the tick
     means: F32  # [12, p] what was expected of them
-    today: F32  # [3, p] and by the quick level
+    lately: F32  # [3, p] and by the quick level
 
 
 @dataclass(slots=True, eq=False)
@@ -177,11 +177,11 @@ def _running(series: int) -> Running:
         slot_submits=_zeros(series),
         slot_mean=_zeros(series),
         slot_ticks=_zeros(series, np.int16),
-        today_submits=_zeros(series),
-        today_mean=_zeros(series),
+        lately_submits=_zeros(series),
+        lately_mean=_zeros(series),
         counts=_zeros(series, np.float32, LONGEST),
         means=_zeros(series, np.float32, LONGEST),
-        today=_zeros(series, np.float32, QUICK_TICKS),
+        lately=_zeros(series, np.float32, QUICK_TICKS),
     )
 
 
@@ -223,7 +223,7 @@ class Baseline:
     class_of: I32  # [p]
     profile: F32  # [p] of the current tick, mean about 1
     mean: F32  # [p] expected counts of the current tick
-    today: F32  # [p] and by the quick level
+    lately: F32  # [p] and by the quick level
     tick_ms: int = 0  # start of the current tick; 0 = none yet
 
     @property
@@ -251,7 +251,7 @@ class Baseline:
                 self._close_day()
             for number in range(self.number + 1, min(tick_ms // grid.tick_ms, self.number + LONGEST + 1)):
                 self.running.counts[number % LONGEST] = self.running.means[number % LONGEST] = 0
-                self.running.today[number % QUICK_TICKS] = 0
+                self.running.lately[number % QUICK_TICKS] = 0
         self.tick_ms = tick_ms
 
     def expect(self, where: Where) -> None:
@@ -263,13 +263,14 @@ class Baseline:
         exposure = self.history.exposure[where] + shape / classes.level[kind]
         level = (self.history.submits[where] + shape) / exposure  # mean of the gamma posterior; the class is the prior
         mean = np.maximum(level * profile, _LEAST_MEAN)
-        worth = _TODAY_WORTH * (1 + self._batches(where))
+        worth = _LATELY_WORTH * (1 + self._batches(where))
         self.profile[where], self.mean[where] = profile, mean
-        self.today[where] = mean * (running.today_submits[where] + worth) / (running.today_mean[where] + worth)
+        self.lately[where] = mean * (running.lately_submits[where] + worth) / (running.lately_mean[where] + worth)
 
     def floor(self, where: Where) -> F32:
         """What may always come in a tick: how rare it is in the dead of night nobody knows so well."""
-        floor: F32 = self.mean[where] * (_FLOOR / np.maximum(self.profile[where], _LEAST_PROFILE * _LEAST_PROFILE))
+        level = np.divide(self.mean[where], np.maximum(self.profile[where], _LEAST_MEAN), dtype=np.float32)
+        floor: F32 = level * _FLOOR
         return floor
 
     def _batches(self, where: Where) -> F32:
@@ -280,13 +281,13 @@ class Baseline:
         return result
 
     def _doubt(self, where: Where, phi: F32) -> F32:
-        """Known slots stray no less than the fitted residuals, which have it in them; so it fades as fast as they allow."""
+        """Known slots stray no less than the fitted residuals do, so it fades as fast as those allow."""
         kind, slot = self.class_of[where], self.slot
         told_by = self.classes.likeness[kind] + self.history.submits[where] / (1 + self._batches(where))
         prior = _OWN_SLOT_VARIANCE + _uncertain(_CLASS_SLOT_VARIANCE, self.classes.seen[kind, slot])
         noise = np.clip(phi, _LEAST_NOISE, _SLOT_NOISE)
         days = self.history.days[self.kind, where].astype(np.float32)
-        doubt: F32 = 1 / told_by + 1 / (1 / prior + days / noise)
+        doubt: F32 = np.add(1 / told_by, 1 / (1 / prior + days / noise), dtype=np.float32)
         return doubt
 
     def scatter(self, window: int, where: Where) -> tuple[Prior, F32]:
@@ -326,17 +327,17 @@ class Baseline:
         running, number = self.running, self.number
         running.counts[number % LONGEST, here] = np.where(known, counts, 0)
         running.means[number % LONGEST, here] = np.where(known, self.mean[here], 0)
-        running.today[number % QUICK_TICKS, here] = np.where(known, self.today[here], 0)
-        observed, means, today = (np.empty((len(WINDOWS), len(counts)), np.float32) for _ in range(3))
+        running.lately[number % QUICK_TICKS, here] = np.where(known, self.lately[here], 0)
+        observed, means, lately = (np.empty((len(WINDOWS), len(counts)), np.float32) for _ in range(3))
         for w, ticks in enumerate(WINDOWS):
             rows = [(number - back) % LONGEST for back in range(ticks)]
             _sum_rows(running.counts, rows, here, observed[w])
             _sum_rows(running.means, rows, here, means[w])
             if w < QUICK:
-                _sum_rows(running.today, [row % QUICK_TICKS for row in rows], here, today[w])
+                _sum_rows(running.lately, [row % QUICK_TICKS for row in rows], here, lately[w])
             else:
-                today[w] = means[w]
-        return observed, np.maximum(means, _LEAST_MEAN), np.maximum(today, _LEAST_MEAN)
+                lately[w] = means[w]
+        return observed, np.maximum(means, _LEAST_MEAN), np.maximum(lately, _LEAST_MEAN)
 
     def learn_strays(self, first: int, here: slice, told: Sequence[Told], tells: Flags) -> None:
         """Learn what the windows, from the first one on, told of the series that `tells` marks, [n]."""
@@ -355,15 +356,15 @@ class Baseline:
         """
         grid, running, old = self.grid, self.running, self.history
         cold = ~self.classes.ready(grid)[self.class_of[here]]
-        limit = np.maximum(self.mean[here], self.today[here]) + most
+        limit = np.maximum(self.mean[here], self.lately[here]) + most
         usual = np.minimum(counts, np.where(cold | forgive, np.float32(np.inf), limit))
         keep = grid.keep(_LEVEL_DAYS)
-        today = np.float32(1 - 1 / max(_TODAY_MS / grid.tick_ms, _TODAY_TICKS))
+        lately = np.float32(1 - 1 / max(_LATELY_MS / grid.tick_ms, _LATELY_TICKS))
         for sums, new, rate, mask in (
             (old.submits, usual, keep, slow),
             (old.exposure, self.profile[here], keep, slow),
-            (running.today_submits, usual, today, quick),
-            (running.today_mean, self.mean[here], today, quick),
+            (running.lately_submits, usual, lately, quick),
+            (running.lately_mean, self.mean[here], lately, quick),
         ):
             np.copyto(sums[here], sums[here] * rate + new, where=mask)
         old.ticks[here] += slow
@@ -376,8 +377,8 @@ class Baseline:
         for column in (
             self.history.submits,
             self.history.exposure,
-            self.running.today_submits,
-            self.running.today_mean,
+            self.running.lately_submits,
+            self.running.lately_mean,
         ):
             column[series] *= _ACCEPTED
 
@@ -463,7 +464,7 @@ def baseline(capacity: int, classes: int, grid: Grid) -> Baseline:
         class_of=_zeros(capacity, np.int32),
         profile=_zeros(capacity),
         mean=_zeros(capacity),
-        today=_zeros(capacity),
+        lately=_zeros(capacity),
     )
 
 

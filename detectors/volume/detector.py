@@ -342,7 +342,7 @@ def _exceedance(state: VolumeState, tested: Tested, w: int, side: int, i: int, k
     """What a window of whole ticks says of the i-th port that was tested."""
     port, baseline = int(tested.series[i]), state.watch.baseline
     choose = np.maximum if side == UP else np.minimum
-    mean = choose(tested.usual[w, [i]], tested.today[w, [i]])
+    mean = choose(tested.usual[w, [i]], tested.lately[w, [i]])
     spread = baseline.spread(GRID.tick + w, mean, np.array([port]))
     variance = spread.mean + spread.extra
     since_ms = int(state.watch.since[kind, port]) * TICK_MS
@@ -367,8 +367,8 @@ class _Tests:
 
     ports: Ints
     observed: I32
-    expected: Floats
-    variance: Floats
+    expected: F32
+    variance: F32
     surprise: Floats
 
     def exceedance(self, state: VolumeState, scale: int, i: int, since_ms: int, planned: int) -> Exceedance:
@@ -394,7 +394,7 @@ class _Tests:
 def _mean(state: VolumeState, scale: int, where: Where) -> F32:
     """What a window of the scale may bring that ends in the current tick: the larger of both ticks it spans."""
     baseline = state.watch.baseline
-    mean = np.maximum(np.maximum(baseline.mean[where], baseline.today[where]), baseline.floor(where))
+    mean = np.maximum(np.maximum(baseline.mean[where], baseline.lately[where]), baseline.floor(where))
     if SCALES[scale] == _MINUTE_PANES:
         mean = np.maximum(mean, baseline.before(where))
     part: F32 = mean * np.float32(SCALES[scale] / TICK_PANES)
@@ -409,7 +409,7 @@ def _spread(state: VolumeState, scale: int, where: Where) -> Spread:
 def _tested(state: VolumeState, ports: Ints) -> _Tests:
     spreads = [_spread(state, scale, ports) for scale in range(len(SCALES))]
     observed = state.early.sums[:, ports]
-    expected = np.stack([spread.mean for spread in spreads]).astype(np.float64)
+    expected = np.stack([spread.mean for spread in spreads])
     variance = expected + np.stack([spread.extra for spread in spreads])
     batched = np.stack([spread.batched for spread in spreads]).astype(np.float64)
     phi = np.stack([spread.batch for spread in spreads]) / batched

@@ -64,13 +64,14 @@ class Strays:
         )
         for column, value in zip(fields(self), new, strict=True):
             sums: F32 = getattr(self, column.name)[window, here]
-            np.copyto(sums, sums * keep + value, where=tells)
+            np.copyto(sums, np.add(sums * keep, value), where=tells)
 
     def fitted(self, window: int, where: Where, number: F32, few: float, prior: Prior) -> Prior:
         """psi, phi and batch of windows, of which `number` told: weighted least squares of e^2 - mu on mu and mu^2,
         neither below zero.
 
-        The class joins in as some windows at two volumes, as many as there are when `few` have told (shrinking dispersion: Robinson and Smyth, Biostatistics 2008).
+        The class joins in as some windows at two volumes, as many as there are when `few` have told (shrinking
+        dispersion: Robinson and Smyth, Biostatistics 2008).
         batch = sum of `skewed` over twice that of `strayed`: the excess of a negative binomial with mean m and m theta
         of variance beyond m has third cumulant m + 3 m theta + 2 m theta^2.
         """
@@ -78,12 +79,12 @@ class Strays:
             getattr(self, column.name)[window, where] for column in fields(self)
         )
         told_by = np.maximum(number, 1)
-        worth = _LEAST_WORTH + np.float32(few * few) / told_by
+        worth: F32 = np.add(_LEAST_WORTH, np.float32(few * few) / told_by, dtype=np.float32)
         usual = np.maximum(mean / told_by, _LEAST_USUAL)
         third = skewed
         for part in _PRIOR_AT:
             at = part * usual
-            weight = worth / (1 + at)
+            weight: F32 = np.divide(worth, 1 + at, dtype=np.float32)
             strays = prior.psi * at + prior.phi * at * at
             number, mean, square = number + worth, mean + worth * at, square + worth * at * at
             inverse, strayed, leaning = inverse + weight, strayed + worth * strays, leaning + weight * strays

@@ -55,13 +55,8 @@ def central(mean: F32, variance: F32, sigmas: float) -> F32:
     Wilson and Hilferty (PNAS 1931); for bands that are drawn, not for odds.
     """
     spread = variance / (9 * np.square(mean))
-    return mean * np.maximum(1 - spread + sigmas * np.sqrt(spread), 0) ** 3
-
-
-def roughly(count: F32, mean: F32, variance: F32) -> F32:
-    """Sigmas at which `central` gives the count."""
-    spread = variance / (9 * np.square(mean))
-    return (np.cbrt(count / mean) - 1 + spread) / np.sqrt(spread)
+    value: F32 = mean * np.maximum(1 - spread + sigmas * np.sqrt(spread), 0) ** 3
+    return value
 
 
 def quantile(chance: float, mean: Floats, phi: Floats) -> Floats:

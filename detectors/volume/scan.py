@@ -27,7 +27,7 @@ _MOST_BEYOND = 3.0  # that one odd window may tell: a flood is no habit
 _LIGHTEST = 0.8  # a model that is too careful is not corrected further than this, in either way
 _BLOCK = 1 << 15  # series that are worked on at a time: their columns stay in the cache
 _NEAR = 1.5
-"""Sigmas within which nothing is odd: there the surprise is below 1.2 whatever the dispersion, and is not worked out."""
+"""Sigmas within which nothing is odd: the surprise is below 1.2 there whatever the dispersion, and not worked out."""
 _TELLING_TICKS = 3  # of an episode, that tell of the habits of a series
 _RAREST = 0.7
 _COOL_MS, _COOL_TICKS = 3_600_000, 3
@@ -77,7 +77,7 @@ class Tested:
     series: Ints  # [k] codes
     observed: F32  # [w, k]
     usual: F32  # [w, k] expected
-    today: F32  # [w, k] expected by the quick level
+    lately: F32  # [w, k] expected by the quick level
     surprise: Floats  # [2, w, k] made honest, not yet corrected for the number of windows
     raw: Floats  # [2, w, k] by the model alone
 
@@ -137,7 +137,7 @@ class Scan:
         cool = max(_COOL_TICKS, _COOL_MS // grid.tick_ms)
         enough, page = self.enough(self.alerts_per_week, grid), self.enough(self.pages_per_week, grid)
         ready = watch.baseline.has_history(series)
-        low, high = np.minimum(tested.usual, tested.today), np.maximum(tested.usual, tested.today)
+        low, high = np.minimum(tested.usual, tested.lately), np.maximum(tested.usual, tested.lately)
         large = np.maximum(tested.observed - high, low - tested.observed) >= self.least_excess
         large &= (tested.observed >= self.least_factor * high) | (self.least_factor * tested.observed <= low)
         for rise in Rise:
@@ -180,48 +180,48 @@ class _Looked:
     here: slice
     observed: F32
     means: F32
-    today: F32
+    lately: F32
     most: F32
     near: Ints  # codes of those that may be odd
 
     def told(self) -> Iterator[Told]:
         """What the windows told of how counts stray. Those of several ticks overlap, so each is only worth its part."""
         for w, ticks in enumerate(WINDOWS):
-            excess, worth = np.minimum(self.observed[w] - self.today[w], self.most[w]), np.float32(1 / ticks)
+            excess, worth = np.minimum(self.observed[w] - self.lately[w], self.most[w]), np.float32(1 / ticks)
             square = np.square(excess) * worth
-            yield told(1 / ticks, self.today[w], square, square * excess)
+            yield told(1 / ticks, self.lately[w], square, square * excess)
 
 
 def _looked_at(baseline: Baseline, here: slice, counts: F32, known: Flags) -> _Looked:
-    observed, means, today = baseline.count(here, counts[here], known[here])
+    observed, means, lately = baseline.count(here, counts[here], known[here])
     floor = baseline.floor(here)
     most, odd = np.empty_like(observed), np.zeros(observed.shape[1], np.bool_)
     for w in range(len(WINDOWS)):
-        usual = baseline.spread(baseline.grid.tick + w, today[w], here)
+        usual = baseline.spread(baseline.grid.tick + w, lately[w], here)
         near = np.float32(_NEAR) * usual.sigma
-        high = np.maximum(means[w], today[w])
+        high = np.maximum(means[w], lately[w])
         odd |= observed[w] > np.maximum(high, floor * np.float32(WINDOWS[w])) + near
-        odd |= observed[w] < np.minimum(means[w], today[w]) - near
+        odd |= observed[w] < np.minimum(means[w], lately[w]) - near
         most[w] = usual.most
-    return _Looked(here, observed, means, today, most, here.start + np.flatnonzero(odd & known[here]))
+    return _Looked(here, observed, means, lately, most, here.start + np.flatnonzero(odd & known[here]))
 
 
 def _tested(watch: Watch, blocks: list[_Looked]) -> Tested:
     """The exact tests of those that may be odd."""
     columns = [block.near - block.here.start for block in blocks]
-    observed, means, today = (
+    observed, means, lately = (
         np.concatenate([getattr(block, name)[:, near] for block, near in zip(blocks, columns, strict=True)], axis=1)
-        for name in ("observed", "means", "today")
+        for name in ("observed", "means", "lately")
     )
     series = np.concatenate([block.near for block in blocks])
     raw = np.zeros((2, *observed.shape))
     for w in range(len(WINDOWS)):
         window = watch.baseline.grid.tick + w
         scatter, doubt = watch.baseline.scatter(window, series)
-        high = np.maximum(np.maximum(means[w], today[w]), watch.baseline.floor(series) * np.float32(WINDOWS[w]))
+        high = np.maximum(np.maximum(means[w], lately[w]), watch.baseline.floor(series) * np.float32(WINDOWS[w]))
         raw[UP, w] = _rise(observed[w], spread(high, scatter, doubt))
-        raw[DOWN, w] = _fall(observed[w], spread(np.minimum(means[w], today[w]), scatter, doubt))
-    return Tested(series, observed, means, today, corrected(watch, raw, slice(None), slice(None), series), raw)
+        raw[DOWN, w] = _fall(observed[w], spread(np.minimum(means[w], lately[w]), scatter, doubt))
+    return Tested(series, observed, means, lately, corrected(watch, raw, slice(None), slice(None), series), raw)
 
 
 def _rise(observed: F32, usual: Spread) -> Floats:

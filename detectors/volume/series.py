@@ -14,6 +14,8 @@ F64 = npt.NDArray[np.float64]
 MEASURED = 30
 """Values of a series after which its kind and unit are settled; before, nothing is said of it."""
 _FINEST, _COARSEST = 1e-6, 1e-3  # units of a real-valued series, in parts of its mean
+_LARGEST = 1e100  # value, and
+_MOST = 1e10  # units of a value that are taken in: their cubes are still a float32
 _ROOM = 3.0  # spans of a series with values below zero, that are put underneath it
 
 
@@ -60,6 +62,7 @@ class SeriesDetector:
     def step(self, state: SeriesState, start_ms: int, values: F64) -> Scores:
         """Take the next tick. NaN is a value that is not known."""
         known = np.isfinite(values)
+        values = np.where(known, np.clip(values, -_LARGEST, _LARGEST), np.nan)
         _measure(state, values, known)
         known &= state.held == MEASURED
         baseline, n = state.watch.baseline, len(values)
@@ -67,11 +70,11 @@ class SeriesDetector:
         scaled = (np.where(known, values, 0) - state.offset) / state.unit
         baseline.move_to(start_ms)
         baseline.expect(everywhere)
-        tested = self.scan.tick(state.watch, np.maximum(scaled, 0).astype(np.float32), known)
+        tested = self.scan.tick(state.watch, np.clip(scaled, 0, _MOST).astype(np.float32), known)
         surprise = np.zeros(n)
         ready = baseline.has_history(tested.series)
         surprise[tested.series] = np.where(ready, tested.score.max(axis=0), 0)
-        spread = baseline.spread(0, baseline.today, everywhere)
+        spread = baseline.spread(0, baseline.lately, everywhere)
         sigma = spread.sigma
         surprise += np.where(known & baseline.has_history(everywhere), np.maximum(-scaled, 0) / sigma, 0)
         variance = spread.mean + spread.extra
@@ -81,7 +84,7 @@ class SeriesDetector:
             low=_back(state, central(spread.mean, variance, -1.96), known),
             high=_back(state, central(spread.mean, variance, 1.96), known),
             surprise=np.where(known, surprise, np.nan),
-            alert=(state.watch.since > 0).any(axis=0),
+            alert=np.logical_or.reduce(state.watch.since > 0),
         )
 
 

@@ -1,10 +1,10 @@
 """The state of a partition as pages of bytes, and back: a checkpoint writes only the pages that changed.
 
 Arrays are cut into pages of equal size, the tables of names into blocks of codes; all the rest of a state is one page,
-the skeleton. Whether a page changed its digest tells. Layouts of older versions are brought up to date here.
+the skeleton. Whether a page changed its digest tells.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any
@@ -15,26 +15,25 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from detectors.event_time import DAY_MS
-from detectors.groups import BLOCK, OVERFLOW, Groups
+from detectors.groups import BLOCK, Groups
 from detectors.pipeline import PartitionState, Pipeline
-from detectors.rolling import Rolling, rolling
+from streams.worker.older import MIGRATIONS, Tree, as_array
 
-STATE_VERSION = 3
-"""Raised whenever the layout of a state changes, together with an entry in `MIGRATIONS`."""
+STATE_VERSION = 4
+"""Raised whenever the layout of a state changes, together with an entry in `older.MIGRATIONS`."""
 
 PAGE_BYTES = 1 << 16
 """Of an array: small enough that little around a change is written with it, and 100,000 ports still have only some
 1,000 pages. Part of the layout."""
 
 _ZSTD_LEVEL = 1
+_FIRST_PAGED = 2  # the version whose checkpoints were first cut into pages
 _SKELETON = ""
 _ARRAY = 1  # MessagePack extension that stands for an array: its number, dtype and shape
 _TABLES = {"keys": "touched", "samples": "touched", "ports": "touched_ports"}
 """The lists of `Groups` that are cut into blocks of codes, and the set that names the blocks that changed."""
 
 Digests = dict[str, bytes]  # page -> XXH3 of its bytes; 128 bits, so equal digests are taken for equal pages
-Tree = dict[str, Any]  # a state as dicts, lists, numbers, texts and arrays
 
 
 class ImageError(Exception):
@@ -43,6 +42,10 @@ class ImageError(Exception):
 
 class NewerStateError(ImageError):
     """A newer portwatch wrote the state: it is sound, and this one can't read it."""
+
+
+class _Versioned(msgspec.Struct):
+    version: int
 
 
 class _Segment(msgspec.Struct):
@@ -117,12 +120,12 @@ def unpack(segments: Iterable[bytes], pipeline: Pipeline) -> PartitionState:
     """The state of a whole segment and those that followed it, of this version or an older one. Raises ImageError."""
     try:
         tree = _tree(segments)
-        state = msgspec.convert(tree, PartitionState, dec_hook=_as_array)
+        state = msgspec.convert(tree, PartitionState, dec_hook=as_array)
         for detector in pipeline.detectors:
             blank = detector.start()
             held = state.detectors.get(detector.name)
             state.detectors[detector.name] = (
-                blank if held is None else msgspec.convert(held, type(blank), dec_hook=_as_array)
+                blank if held is None else msgspec.convert(held, type(blank), dec_hook=as_array)
             )
     except (cramjam.DecompressionError, msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
         raise ImageError(f"not a portwatch state: {error}") from error
@@ -194,66 +197,3 @@ def _planes(content: bytes, item: int) -> bytes:
 def _items(planes: bytes, item: int) -> bytes:
     """`_planes` undone."""
     return np.frombuffer(planes, np.uint8).reshape(item, -1).T.tobytes()
-
-
-# ---- older versions
-
-
-class _Versioned(msgspec.Struct):
-    version: int
-
-
-_FIRST_PAGED = 2
-
-
-def _as_array(_: type, value: Any) -> Any:  # noqa: ANN401 - as above; the only such type in a state is the array
-    if isinstance(value, np.ndarray):
-        return value
-    return np.frombuffer(bytearray(value["data"]), value["dtype"]).reshape(value["shape"])  # version 1
-
-
-def _order_of_ids(tree: Tree) -> None:
-    """Version 1 kept the tables of seen ids, not the order in which they came."""
-    seen = tree["seen"]
-    tables = [_as_array(np.ndarray, seen.pop(age)["table"]) for age in ("young", "old")]
-    orders = [table[table != 0] for table in tables]
-    seen["generations"] = [{"order": order, "count": len(order)} for order in orders]
-
-
-def _times_of_names(tree: Tree) -> None:
-    """Version 2 forgot no names, so it did not know when they came. They are taken for old ones that have just sent."""
-    groups, now_ms = tree["groups"], tree["clock_ms"]
-    port_of = _as_array(np.ndarray, groups["port_of"])
-    for code in np.flatnonzero(port_of[: len(groups["keys"])] == OVERFLOW).tolist():
-        groups["keys"][code], groups["samples"][code] = groups["keys"][OVERFLOW], ""  # its port had found no room
-    used = port_of != OVERFLOW
-    is_port = np.arange(max(1024, len(groups["ports"]))) < len(groups["ports"])
-    is_port[OVERFLOW] = False
-    groups["last_ms"], groups["port_last_ms"] = used * now_ms, is_port * now_ms
-    groups["since_ms"], groups["port_since_ms"] = (max(1, now_ms - DAY_MS) * names for names in (used, is_port))
-    groups["leased"] = np.zeros(len(is_port), np.bool_)
-    groups["turned_away"] = {"groups": overflowed} if (overflowed := groups.pop("overflowed")) else {}
-    volume, signature, sublet = (tree["detectors"][name] for name in ("volume", "signature", "sublet"))
-    met = np.arange(_as_array(np.ndarray, volume["ring"]).shape[-1])
-    volume["met"], volume["settled"] = ((met > OVERFLOW) & (met < volume[known]) for known in ("known", "settled"))
-    groups["vouched"] = dict.fromkeys(volume["seed_of"])
-    offences: dict[str, Any] = {}
-    for key, had in signature["offences"].items():
-        offences.setdefault(key[1], {})[key] = had | {"hour": _ring(had["hour"], 3)}
-    signature["offences"] = offences
-    for case in sublet["cases"].values():
-        case["day"] = _ring(case["day"], 3)
-        for tenant in case["tenants"].values():
-            tenant["day"] = _ring(tenant["day"], 1)
-    tree["open"]["late"] = {(bound, 0, start): sums for (bound, start), sums in tree["open"]["late"].items()}
-
-
-def _ring(sparse: Tree, amounts: int) -> Rolling:
-    ring = rolling(sparse["slot_ms"], sparse["slots"], amounts)
-    for slot in sorted(sparse["sums"]):
-        ring.add(slot * ring.slot_ms, *sparse["sums"][slot])
-    return ring
-
-
-MIGRATIONS: Mapping[int, Callable[[Tree], None]] = {1: _order_of_ids, 2: _times_of_names}
-"""Version -> what makes its tree one of the version that followed, in place."""

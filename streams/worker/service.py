@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from detectors import catalog
 from detectors.pipeline import Pipeline
 from detectors.throttle import ThrottlePolicy
-from detectors.volume.baseline import Baselines
+from detectors.volume.ports import Baselines
 from streams import topics
 from streams.kafka import MOST_REQUEST_BYTES, KafkaUnreachableError, producer_client, wait_for_broker
 from streams.noc.alertmanager import AlertmanagerPush

@@ -2,15 +2,16 @@
 
 import argparse
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
 from detectors.batch import SubmitBatch
 from detectors.pipeline import PartitionState, Pipeline
 from detectors.registry import Filing, PortLease, Registry
-from detectors.volume.baseline import DAY_TICKS, TICK_MS, TICK_PANES, Baselines, baseline
 from detectors.volume.detector import VolumeDetector
+from detectors.volume.ports import CLASSES, DAY_TICKS, GRID, TICK_MS, TICK_PANES, Baselines
+from detectors.volume.scan import Scan, watch
 from streams.worker.checkpoint import Chain, Segment
 from streams.worker.image import unpack
 from tests.bench.measured import peak_mb
@@ -25,16 +26,17 @@ def lived_in(rng: np.random.Generator, ports: list[str], registry: Registry, pip
     """A state whose ports have two days of history, each of its own, and whose groups have all been seen."""
     state = pipeline.start("sms.submit.v1", 0)
     rates = rng.lognormal(1.5, 2.0, len(ports)).clip(0.01, 5_000)  # submits per 5 min
-    learner = baseline(len(ports))
-    everywhere, never = np.ones(len(ports), np.bool_), np.zeros(len(ports), np.bool_)
+    learner, scan = watch(len(ports), len(CLASSES), GRID), Scan()
+    usual = learner.baseline
     for tick in range(-2 * DAY_TICKS, 0):
-        learner.move_to(START_MS + tick * TICK_MS)
-        learner.expect(slice(None))
-        learner.learn_tick(rng.poisson(rates).astype(np.float32), everywhere, everywhere, never)
-    for scale in range(2):  # the finer scales as the stream would have found them
-        for sums in (learner.ports.strayed, learner.ports.skewed, learner.ports.mean, learner.ports.square):
-            sums[scale] = sums[-1] * rng.lognormal(0, 0.3, len(ports))
-    VolumeDetector().seed(state.detectors["volume"], state.groups, Baselines(ports, learner.ports, learner.classes))
+        usual.move_to(START_MS + tick * TICK_MS)
+        usual.expect(slice(None))
+        scan.tick(learner, rng.poisson(rates).astype(np.float32), np.ones(len(ports), np.bool_))
+    for window in range(GRID.tick):  # the finer scales as the stream would have found them
+        for f in fields(usual.history.strays):
+            sums = getattr(usual.history.strays, f.name)
+            sums[window] = sums[GRID.tick] * rng.lognormal(0, 0.3, len(ports))
+    VolumeDetector().seed(state.detectors["volume"], state.groups, Baselines(ports, usual.history, usual.classes))
     pipeline.step(state, submits(np.arange(len(ports) * GROUPS_PER_PORT), ports, 0), registry)
     return state
 

@@ -9,8 +9,8 @@ import numpy as np
 from detectors.contract import PANE_MS, Pane
 from detectors.groups import Groups
 from detectors.registry import PortLease, Registry
-from detectors.volume.ports import DAY_TICKS, TICK_MS, TICK_PANES, learn
 from detectors.volume.detector import VolumeDetector
+from detectors.volume.ports import DAY_TICKS, TICK_PANES, learn
 from tests.rows import Row, batch
 
 START_MS = 1_789_956_000_000  # 2026-09-21 10:00 in Shanghai
@@ -65,7 +65,7 @@ def main() -> None:
     mean, median, worst = np.mean(spent), np.median(spent), max(spent)
     print(f"step: mean {mean:.0f}, median {median:.0f}, at a tick {worst:.0f} ns per port and pane")
     state.seeds, state.seed_of = None, {}
-    print(f"state: {len(pickle.dumps(state)) / len(state.baseline.mean):.0f} bytes per port, {findings} findings")
+    print(f"state: {len(pickle.dumps(state)) / len(state.met):.0f} bytes per port, {findings} findings")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,19 @@
 
 import sys
 
-from streams.worker import image
+from streams.worker import image, older
 
 NEWER = image.STATE_VERSION + 1
 
 
-def _moved(tree: image.Tree) -> None:
+def _moved(tree: older.Tree) -> None:
     """As a migration is: what held a thing is called otherwise now, here there and back."""
     tree["clock"] = tree.pop("clock_ms")
     tree["clock_ms"] = tree.pop("clock")
 
 
 if __name__ == "__main__":
-    image.MIGRATIONS = {**image.MIGRATIONS, image.STATE_VERSION: _moved}
+    older.MIGRATIONS[image.STATE_VERSION] = _moved
     image.STATE_VERSION = NEWER  # before anything else has read it
 
     from streams.cli import main

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,10 +19,11 @@ from detectors.pipeline import Outcome, PartitionState, Pipeline
 from detectors.registry import Caps, Filing, PortLease, Registry
 from detectors.signature.detector import SignatureDetector
 from detectors.sublet.detector import SubletDetector
-from detectors.volume.baseline import DAY_TICKS, TICK_MS, learn
+from detectors.volume.baseline import columns
 from detectors.volume.caps import CapsDetector
 from detectors.volume.detector import VolumeDetector
 from detectors.volume.dormancy import DormancyDetector
+from detectors.volume.ports import DAY_TICKS, TICK_MS, learn
 from streams.records import port_counts
 from streams.worker.codec import ARROW_STREAM, NDJSON, decode
 from streams.worker.image import pack, unpack
@@ -279,8 +280,8 @@ def judged(rows: list[Row], untouched: tuple[str, ...]) -> tuple[list[Any], list
     learnt = volume.export(state.detectors[volume.name], state.groups)
     place = {port: n for n, port in enumerate(learnt.ports)}
     known = [
-        (f.name, port, getattr(learnt.history, f.name)[..., place[port]].tolist())
-        for f in fields(learnt.history)
+        (name, port, column[..., place[port]].tolist())
+        for _, name, column in columns(learnt.history)
         for port in untouched
     ]
     return sorted(told, key=lambda alert: (alert.alert_id, alert.state)), known, state

@@ -15,8 +15,8 @@ from detectors.contract import Alert, Pane
 from detectors.pipeline import Outcome, PartitionState, Pipeline
 from detectors.registry import Caps, Enterprise, Filing, PortLease, Registry
 from detectors.throttle import ThrottlePolicy
-from detectors.volume.baseline import DAY_TICKS, TICK_MS, Baselines, learn
 from detectors.volume.detector import VolumeDetector
+from detectors.volume.ports import DAY_TICKS, TICK_MS, Baselines, learn
 from streams.records import port_counts
 from streams.worker.image import pack, unpack
 from tests.rows import START_MS, Row, batch
@@ -216,7 +216,7 @@ def test_silence_quiet_and_lawful_traffic_gives_no_findings() -> None:
 
 
 def test_a_flood_is_among_what_the_laws_are_about() -> None:
-    rows = [Row(id=n, at_ms=n * 1_000 if n < 60 else 60_000 + n, extension="01") for n in range(600)]
+    rows = [Row(id=n, at_ms=n * 1_000 if n < 60 else 60_000 + n, extension="01") for n in range(3_000)]
     said = run(rows, [])[0]
     assert [(alert.rule, alert.state) for alert in said["alerts"]] == [
         ("volume-flash", "open"),

@@ -44,7 +44,7 @@ def test_it_ends_with_a_summary_of_what_was_caught() -> None:
     assert "alerted in error: " in done.stdout
     assert re.search(
         r"caught  flash@(\d+): tenfold within a minute\n +after (\d+ min )?\d+ s of event time: "
-        r"volume-flash \(critical\) on \1\n +sudden: observed ",
+        r"volume-flash \((warning|critical)\) on \1\n +sudden: observed ",
         done.stdout,
     )
     (reasons,) = re.findall(r"rejected to the dead letter topic: (.*)", done.stdout)

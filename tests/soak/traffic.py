@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.volume.baseline import DAY_TICKS, TICK_MS
+from detectors.volume.ports import DAY_TICKS, TICK_MS
 from streams.learn import learn_files
 from streams.registry import load_folder
 from streams.state_file import partition_of

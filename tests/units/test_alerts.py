@@ -17,7 +17,7 @@ FINDING = Finding(
     evidence={"observed": 10},
     offsets=(7,),
 )
-QUIET_MS = 300_000
+QUIET_MS = 600_000
 
 
 def later(panes: int, **changes: object) -> Finding:

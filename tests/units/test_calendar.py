@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from detectors import calendar
 from detectors.calendar import DayKind, Festival, day_of, festival_prior, festivals, is_announced, kind_of_day
-from detectors.volume.baseline import CLASSES
+from detectors.volume.ports import CLASSES
 
 WORKDAY, WEEKEND, HOLIDAY = DayKind
 EPOCH = date(1970, 1, 1)

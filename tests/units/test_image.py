@@ -13,7 +13,6 @@ from detectors.pipeline import PartitionState, Pipeline
 from detectors.registry import Enterprise, Filing, PortLease, Registry
 from streams.records import port_counts
 from streams.worker.image import (
-    MIGRATIONS,
     PAGE_BYTES,
     STATE_VERSION,
     ImageError,
@@ -22,6 +21,7 @@ from streams.worker.image import (
     pack,
     unpack,
 )
+from streams.worker.older import MIGRATIONS
 from tests.rows import START_MS, Row, batch
 from tests.states import OLD, plain
 
