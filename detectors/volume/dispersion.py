@@ -6,7 +6,7 @@ moment: a series that mixes single messages and rare large batches gets the long
 """
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -53,8 +53,8 @@ class Strays:
 
     def add(self, window: int, here: slice, tells: Flags, keep: np.float32, told: "Told") -> None:
         """Forget a little, then learn what windows of the current tick told of the series that `tells` marks."""
-        weight = 1 / (1 + told.mean)
-        new = (
+        weight: F32 = np.divide(1, 1 + told.mean, dtype=np.float32)
+        new: tuple[npt.NDArray[np.floating[Any]], ...] = (
             told.number * told.mean,
             told.number * told.mean * told.mean,
             told.number * weight,
@@ -64,7 +64,7 @@ class Strays:
         )
         for column, value in zip(fields(self), new, strict=True):
             sums: F32 = getattr(self, column.name)[window, here]
-            np.copyto(sums, np.add(sums * keep, value), where=tells)
+            np.copyto(sums, sums * keep + value, where=tells)
 
     def fitted(self, window: int, where: Where, number: F32, few: float, prior: Prior) -> Prior:
         """psi, phi and batch of windows, of which `number` told: weighted least squares of e^2 - mu on mu and mu^2,
