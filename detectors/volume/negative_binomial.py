@@ -57,24 +57,3 @@ def central(mean: F32, variance: F32, sigmas: float) -> F32:
     spread = variance / (9 * np.square(mean))
     value: F32 = mean * np.maximum(1 - spread + sigmas * np.sqrt(spread), 0) ** 3
     return value
-
-
-def quantile(chance: float, mean: Floats, phi: Floats) -> Floats:
-    """The least y with P(Y <= y) >= chance, by bisection; chance in [0.01, 0.99], mean > 0."""
-    shape = 1 / np.maximum(phi, LEAST_PHI)
-    success = mean / (mean + shape)
-    low: Floats = np.full_like(mean, -1.0)
-    high: Floats = np.ceil(mean + 10 * np.sqrt(mean + mean**2 / shape))  # Cantelli: beyond it lies less than 1 %
-    while (high - low > 1).any():
-        middle = np.floor((low + high) / 2)
-        enough = 1 - betainc(middle + 1, shape, success) >= chance
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return high
-
-
-def likelihood_ratio(count: F32, mean: F32, phi: F32, factor: float) -> F32:
-    """log P(count | factor * mean) / P(count | mean), same phi: the increment of a CUSUM (Hohle and Paul 2008)."""
-    shape = np.reciprocal(np.maximum(phi, np.float32(LEAST_PHI)))
-    raised = np.log((shape + factor * mean) / (shape + mean))
-    ratio: F32 = np.subtract(count * (np.log(factor) - raised), shape * raised, dtype=np.float32)
-    return ratio

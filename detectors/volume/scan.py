@@ -1,7 +1,7 @@
 """Is a series odd, now that a tick is over? Windows of several lengths against what is usual, both ways.
 
-The tails are exact under the model, then made honest: how often a series (and, in this tick, its class) has been odd
-before says what an odd count is worth. So the model need not be right for the rate of false alarms to be.
+The tails are exact under the model, then made honest: how often a series has been odd before, and how far, says
+what an odd count is worth. So a model that is somewhat wrong does not make a rate of false alarms that is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,14 @@ _NATURAL = 1 / np.log(10)
 _WORTH = 10.0
 """Odd windows that the belief in the model is worth: a choice."""
 _MOST_BEYOND = 3.0  # that one odd window may tell: a flood is no habit
-_LIGHTEST = 0.8  # a model that is too careful is not corrected further than this, in either way
+_LIGHTEST = 0.8  # a model that is too careful is not corrected further than this
 _BLOCK = 1 << 15  # series that are worked on at a time: their columns stay in the cache
 _NEAR = 1.5
 """Sigmas within which nothing is odd: the surprise is below 1.2 there whatever the dispersion, and not worked out."""
 _TELLING_TICKS = 3  # of an episode, that tell of the habits of a series
-_RAREST = 0.7
-_COOL_MS, _COOL_TICKS = 3_600_000, 3
-_ACCEPT_TICKS = 24
+_RAREST = 0.7  # decades: odd windows that hardly ever came make the next no odder than that
+_COOL_MS, _COOL_TICKS = 3_600_000, 3  # what has not been odd enough to go on for so long is over
+_ACCEPT_TICKS = 24  # at least, before a level is taken for the new usual one
 
 
 class Rise(IntEnum):

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import gammaln
-from scipy.stats import nbinom
+from scipy.stats import gamma, nbinom
 
 from detectors.contract import PANE_MS, Finding, Pane, Severity
 from detectors.groups import Groups
 from detectors.registry import Campaign, PortLease, Registry
 from detectors.volume.baseline import baseline, columns
 from detectors.volume.detector import VolumeDetector, VolumeState
-from detectors.volume.negative_binomial import likelihood_ratio, quantile, surprise
+from detectors.volume.negative_binomial import central, deficit, surprise
 from detectors.volume.ports import DAY_TICKS, GRID, TICK_MS, TICK_PANES, Baselines, learn
 from tests.rows import Row, batch
 
@@ -166,19 +166,30 @@ def test_surprise_is_finite_and_grows_with_the_count(mean: float, phi: float, co
     assert 0 <= low <= high + 1e-6
 
 
-@given(mean=st.floats(0.01, 1e4), phi=st.floats(1e-3, 20), chance=st.sampled_from([0.025, 0.5, 0.975]))
-def test_quantile_is_the_least_count_that_suffices(mean: float, phi: float, chance: float) -> None:
+@pytest.mark.parametrize(("count", "mean", "phi"), [(40, 96, 0.05), (0, 12, 0.5), (70, 100, 1e-3), (30, 400, 0.2)])
+def test_deficit_is_the_exact_lower_tail(count: int, mean: float, phi: float) -> None:
     shape = 1 / phi
-    got = quantile(chance, np.array([mean]), np.array([phi]))[0]
-    law = nbinom(shape, shape / (shape + mean))
-    assert law.cdf(got) >= chance - 1e-9
-    assert got == 0 or law.cdf(got - 1) < chance + 1e-9
+    expected = -nbinom.logcdf(count, shape, shape / (shape + mean)) / np.log(10)
+    assert deficit(np.array([float(count)]), np.array([mean]), np.array([phi]))[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_likelihood_ratio_of_poisson_is_the_textbook_one() -> None:
-    count, mean = np.array([7.0], np.float32), np.array([2.0], np.float32)
-    got = likelihood_ratio(count, mean, np.array([1e-4], np.float32), 3.0)[0]
-    assert got == pytest.approx(7 * np.log(3) - 2 * 2.0, rel=1e-2)
+@pytest.mark.parametrize(("count", "mean", "phi"), [(0, 5_000, 1e-6), (900, 5_000, 1e-6), (100, 90_000, 1e-3)])
+def test_deficit_goes_on_where_the_tail_underflows(count: int, mean: float, phi: float) -> None:
+    shape, few = 1 / phi, np.arange(count + 1, dtype=float)
+    terms = gammaln(few + shape) - gammaln(shape) - gammaln(few + 1)
+    terms += shape * np.log(shape / (shape + mean)) + few * np.log(mean / (shape + mean))
+    exact = -np.logaddexp.reduce(terms) / np.log(10)
+    got = deficit(np.array([float(count)]), np.array([mean]), np.array([phi]))[0]
+    assert exact > 280
+    assert exact - np.log10(2) <= got <= exact + 1e-6
+
+
+@pytest.mark.parametrize(("mean", "variance"), [(96.0, 200.0), (1_000.0, 40_000.0), (20.0, 20.0)])
+def test_the_central_range_is_that_of_a_gamma_distribution(mean: float, variance: float) -> None:
+    law = gamma(mean**2 / variance, scale=variance / mean)
+    for sigmas, chance in ((-1.96, 0.025), (1.96, 0.975)):
+        got = central(np.array([mean], np.float32), np.array([variance], np.float32), sigmas)[0]
+        assert got == pytest.approx(law.ppf(chance), rel=0.02)
 
 
 @given(mean=st.floats(1e-3, 1e4), phi=st.floats(0, 10))
