@@ -3,8 +3,9 @@
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tests.soak.judge import Verdict
 from tests.soak.workers import Fleet, Trouble
@@ -21,26 +22,55 @@ VETERAN = "worker-0"
 _SHOWN = 5
 
 
+class Sample(NamedTuple):
+    """Resident megabytes of a worker at a moment (monotonic), and how many partitions it owned then."""
+
+    at_s: float
+    rss_mb: float
+    owned: int
+
+
 @dataclass(slots=True)
 class Memory:
-    """Resident megabytes of each worker over time."""
+    """Samples of each worker over time."""
 
-    samples: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    samples: dict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
 
     def sample(self, fleet: Fleet) -> str:
         """Take one of every worker, and show it."""
         now_s = time.monotonic()
         for member in fleet.members:
-            self.samples[member.name].append((now_s, member.rss_mb))
-        return ", ".join(f"{member.name} {self.samples[member.name][-1][1]:.0f}" for member in fleet.members)
+            self.samples[member.name].append(Sample(now_s, member.rss_mb, member.owned))
+        return ", ".join(
+            f"{member.name} {last.rss_mb:.0f} ({last.owned})"
+            for member in fleet.members
+            for last in self.samples[member.name][-1:]
+        )
 
     @property
     def drift(self) -> float | None:
-        """Of the veteran: mean of the last third over that of the first, less 1. None: the run was too short to say."""
+        """Of the veteran: how much more it held in the last third than in the first, as a part of the first.
+
+        Only moments with equally many partitions are compared, for each holds its share: troubles that happened
+        to leave more of them to it are no drift. None: there is nothing to compare, so the run was too short to say.
+        """
         samples = self.samples[VETERAN]
-        steady = [rss_mb for at_s, rss_mb in samples if at_s > samples[0][0] + WARM_UP_S]
+        steady = [sample for sample in samples if sample.at_s > samples[0].at_s + WARM_UP_S]
         third = len(steady) // 3
-        return statistics.mean(steady[-third:]) / statistics.mean(steady[:third]) - 1 if third else None
+        first, last = _by_owned(steady[:third]), _by_owned(steady[-third:])
+        began_mb = ended_mb = 0.0
+        for owned in first.keys() & last.keys():
+            weight = min(len(first[owned]), len(last[owned]))
+            began_mb += weight * statistics.mean(first[owned])
+            ended_mb += weight * statistics.mean(last[owned])
+        return ended_mb / began_mb - 1 if began_mb else None
+
+
+def _by_owned(samples: Iterable[Sample]) -> dict[int, list[float]]:
+    found = defaultdict[int, list[float]](list)
+    for sample in samples:
+        found[sample.owned].append(sample.rss_mb)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

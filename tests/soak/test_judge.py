@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from streams.kafka import producer_client
 from streams.settings import Settings, load_settings
 from tests.running import records, until_committed, worker
 from tests.servers import ApacheKafka
+from tests.soak.account import VETERAN, Memory, Sample
 from tests.soak.judge import Key, Sums, Verdict, judge
 from tests.soak.traffic import AHEAD_MS, SLICE_MS, Traffic, write
 
@@ -47,6 +49,21 @@ def test_a_dead_letter_that_is_not_right_is_lost_or_double() -> None:
     verdict = Verdict()
     verdict.letters({1, 2, 3}, {3, 4})
     assert (verdict.lost, verdict.double, len(verdict.examples)) == (2, 1, 3)
+
+
+def test_memory_that_follows_the_partitions_owned_is_no_drift_and_growth_beside_it_is() -> None:
+    owned = [2] * 200 + [3] * 100 + [2] * 50 + [3] * 250  # more of them towards the end
+
+    def drift(grown_mb: float) -> float | None:
+        samples = [Sample(2.0 * at, 100.0 * n + grown_mb * at / len(owned), n) for at, n in enumerate(owned)]
+        return Memory(defaultdict(list, {VETERAN: samples})).drift
+
+    assert drift(0.0) == 0.0
+    assert (drift(60.0) or 0.0) > 0.05
+
+
+def test_memory_of_a_short_run_says_nothing() -> None:
+    assert Memory(defaultdict(list, {VETERAN: [Sample(float(at), 100.0, 3) for at in range(300)]})).drift is None
 
 
 @pytest.mark.kafka

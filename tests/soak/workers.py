@@ -5,6 +5,7 @@ One of them, the veteran, is never ended: its memory is what may not grow. Who e
 
 import asyncio
 import random
+import re
 import signal
 import time
 from collections import defaultdict
@@ -29,17 +30,25 @@ STOP_S = 5.0
 _PATIENCE_S = 30.0
 _FROZEN_S = (SESSION_TIMEOUT_S + 2.0, SESSION_TIMEOUT_S + 6.0)
 _LOOK_S = 0.05
+_OURS = re.compile(r"partitions \[(.*)\] are ours")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
     name: str
     process: "Popen[bytes]"
+    log: Path
     end: Callable[[], None]  # kill it and wait for it
 
     @property
     def rss_mb(self) -> float:
         return psutil.Process(self.process.pid).memory_info().rss / 2**20
+
+    @property
+    def owned(self) -> int:
+        """How many partitions it was given last."""
+        told = _OURS.findall(self.log.read_text())
+        return len(told[-1].split(",")) if told and told[-1] else 0
 
 
 @dataclass(slots=True, eq=False)
@@ -56,8 +65,9 @@ class Fleet:
         name = f"worker-{self.started}"
         self.started += 1
         life = ExitStack()
-        process = life.enter_context(worker(self.settings, self.folder / f"{name}.log"))
-        self.members.append(Member(name, process, life.close))
+        log = self.folder / f"{name}.log"
+        process = life.enter_context(worker(self.settings, log))
+        self.members.append(Member(name, process, log, life.close))
 
     def kill(self, member: Member) -> None:
         self.members.remove(member)
